@@ -1,0 +1,1 @@
+"""Torch-free magnetic particle imaging reconstruction."""

@@ -1,0 +1,152 @@
+"""Everything a solver needs of one system matrix, precomputed: the content of `operators.h5`.
+
+The system matrix is whitened, real-stacked and divided by `Operators.scale`, so that its spectral norm
+is `SPECTRAL_NORM`. ADMM weighs data and image with a fixed ratio of one (Eq. 7), so this norm is part
+of the method: the networks are trained at it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.mpi.grid import Grid
+
+SPECTRAL_NORM = 25.0
+"""Spectral norm of the normalised system matrix, the regime of the published weights (theirs: 25.3)."""
+
+START_DAMPING = 1e-4
+"""Added to the singular values of the least-squares start, as in the released code."""
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where each selected complex row sits in the dense layout on which the LC block convolves.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_lines, n_bins): one line per (period, receive channel), one column per frequency bin.
+        FFL: angle x frequency. FFP: receive channel x frequency.
+    index : ndarray of int64, shape (M,)
+        Position of each selected complex row in the flattened dense layout, strictly increasing.
+    """
+
+    shape: tuple[int, int]
+    index: NDArray[np.int64]
+
+    @property
+    def n_rows(self) -> int:
+        """Number M of selected complex rows."""
+        return len(self.index)
+
+    @cached_property
+    def mask(self) -> NDArray[np.float32]:
+        """1 where a row is selected, else 0; shape `shape`."""
+        mask = np.zeros(self.shape, np.float32)
+        mask.reshape(-1)[self.index] = 1.0
+        return mask
+
+    def scatter(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Place real-stacked rows (..., 2M) in the dense layout (..., 2, n_lines, n_bins), zeros elsewhere."""
+        dense = np.zeros((*rows.shape[:-1], 2, self.shape[0] * self.shape[1]), np.float32)
+        dense[..., self.index] = rows.reshape(*rows.shape[:-1], 2, self.n_rows)
+        return dense.reshape(*rows.shape[:-1], 2, *self.shape)
+
+    def gather(self, dense: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Take the selected rows (..., 2M) out of the dense layout (..., 2, n_lines, n_bins)."""
+        flat = dense.reshape(*dense.shape[:-2], -1)[..., self.index]
+        return flat.reshape(*flat.shape[:-2], 2 * self.n_rows)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What a measurement must share with the system matrix for the two to belong together.
+
+    Attributes
+    ----------
+    bandwidth : float
+        Receiver bandwidth in Hz.
+    n_samples : int
+        Samples V per period; bins are 2 bandwidth / V apart.
+    n_periods, n_channels : int
+        J and C of the files.
+    channels : ndarray of int64
+        Selected receive channels, 0-based.
+    bins : ndarray of int64
+        Frequency bins of the dense layout's columns, 0-based on the full rfft axis, increasing.
+    """
+
+    bandwidth: float
+    n_samples: int
+    n_periods: int
+    n_channels: int
+    channels: NDArray[np.int64]
+    bins: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Operators:
+    """One system matrix, ready for the solvers. R = 2M real rows, N voxels; arrays are C-contiguous.
+
+    Attributes
+    ----------
+    grid : Grid
+        Reconstruction grid, N voxels.
+    layout : RowLayout
+        Dense layout of the M complex rows.
+    acquisition : Acquisition
+        What a measurement must match.
+    noise_std : ndarray of float64, shape (M,)
+        Noise standard deviation per real component of each selected row of the calibration's background,
+        in the unit of the raw spectra. Rows of a measurement are divided by it (whitening).
+    scale : float
+        Factor between the whitened system matrix (per unit concentration) and `system_matrix`.
+    system_matrix : ndarray of float32, shape (R, N)
+        A: rows [Re; Im], whitened, divided by `scale`.
+    adjoint : ndarray of float32, shape (N, R)
+        A^T as a contiguous copy.
+    inverse : ndarray of float32, shape (N, N)
+        M = (I + A^T A)^-1 of Eq. (7).
+    left_singular : ndarray of float32, shape (N, R)
+        U^T of the thin SVD A = U diag(s) V^T.
+    singular_values : ndarray of float64, shape (N,)
+        s, decreasing.
+    right_singular : ndarray of float32, shape (N, N)
+        V, one singular vector per column.
+    rank : int
+        Singular triplets kept in the least-squares start.
+    source_sha256 : str
+        SHA-256 of the calibration file (or "" for one made in memory).
+    """
+
+    grid: Grid
+    layout: RowLayout
+    acquisition: Acquisition
+    noise_std: NDArray[np.float64]
+    scale: float
+    system_matrix: NDArray[np.float32]
+    adjoint: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+    left_singular: NDArray[np.float32]
+    singular_values: NDArray[np.float64]
+    right_singular: NDArray[np.float32]
+    rank: int
+    source_sha256: str = ""
+
+    @property
+    def n_rows(self) -> int:
+        """Number R of real rows."""
+        return self.system_matrix.shape[0]
+
+    @property
+    def n_voxels(self) -> int:
+        """Number N of voxels."""
+        return self.system_matrix.shape[1]
+
+    @cached_property
+    def start_matrix(self) -> NDArray[np.float32]:
+        """V_r diag(1 / (s_r + START_DAMPING)), shape (N, rank): x_LS = start_matrix @ (U^T y)[:rank]."""
+        s = self.singular_values[: self.rank]
+        return np.ascontiguousarray(self.right_singular[:, : self.rank] / (s + START_DAMPING), np.float32)

@@ -1,0 +1,1 @@
+"""The bridge from trained networks to the bundle that the engine runs."""
