@@ -1,0 +1,101 @@
+# A fresh machine needs Python 3.11 or newer and make; each target brings its own virtual environment.
+# PYTHON: the interpreter that makes the environments.
+# TORCH: what pip installs as PyTorch for the tests; pinned, and installed by itself before anything that needs it.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+DEMO := .venvs/demo
+DEV := .venvs/dev
+WHEEL := .venvs/wheel
+SOURCES := $(shell find engine trainer export -type f -not -name '*.py[cod]')
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH
+unexport VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint test-default test-slow wheel-test docs clean
+
+say = @printf '==> %s\n' "$(1)"
+
+# Creates the environment $(1) unless it exists.
+define venv
+@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"Python {v} found, 3.11 or newer needed; set PYTHON, e.g. make PYTHON=python3.12")'
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
+
+demo: $(DEMO)/.ready  ## Simulate, calibrate, reconstruct and measure on built-in data (no torch)
+	$(call say,engine demo demo-output)
+	@$(DEMO)/bin/engine demo demo-output
+
+test: lint test-default wheel-test docs  ## Everything that has to pass: lint, types, imports, tests, wheel, docs
+	$(call say,all checks passed)
+
+lint: $(DEV)/.ready  ## Style, types and import directions
+	$(call say,ruff)
+	@$(DEV)/bin/ruff check --quiet .
+	@$(DEV)/bin/ruff format --quiet --check .
+	$(call say,mypy)
+	@$(DEV)/bin/mypy
+	$(call say,import contracts)
+	@$(DEV)/bin/lint-imports
+
+test-default: $(DEV)/.ready  ## The tests that take seconds each
+	$(call say,pytest)
+	@$(DEV)/bin/pytest -q
+
+test-slow: $(DEV)/.ready  ## The tests left out of the default set
+	$(call say,pytest (slow tests))
+	@$(DEV)/bin/pytest -q -m slow
+
+# The proof that engine needs no torch: the built wheel, in an environment without torch, with the source tree out of reach.
+wheel-test: $(WHEEL)/.ready  ## The tests of engine on the built wheel, in an environment without torch
+	$(call say,tests/engine on the wheel without torch)
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && here=$$(pwd) && \
+	mkdir "$$copy/tests" && cp -R tests/engine "$$copy/tests/" && cp pyproject.toml "$$copy/" && \
+	{ test ! -f tests/conftest.py || cp tests/conftest.py "$$copy/tests/"; } && cd "$$copy" && \
+	"$$here/$(WHEEL)/bin/python" -c 'import sys, engine; from importlib.util import find_spec as find; \
+	there = [name for name in ("torch", "onnx") if find(name)]; \
+	sys.exit(f"{there} found in an environment that must not have them") if there else None; \
+	sys.exit(f"engine was imported from {engine.__file__}, not from the wheel") if not engine.__file__.startswith(sys.prefix) else None' && \
+	"$$here/$(WHEEL)/bin/pytest" -q tests/engine
+
+docs: $(DEV)/.ready  ## Build the documentation into site/
+	$(call say,documentation)
+	@$(DEV)/bin/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+clean:  ## Remove environments, builds, caches and outputs
+	rm -rf .venvs build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO)/.ready: pyproject.toml $(SOURCES)
+	$(call say,installing deq-mpi[cpu] into $(DEMO))
+	$(call venv,$(DEMO))
+	@$(DEMO)/bin/pip install --quiet '.[cpu]'
+	@touch $@
+
+$(DEV)/.ready: pyproject.toml Makefile
+	$(call say,installing $(TORCH) and the development tools into $(DEV) (some minutes the first time))
+	$(call venv,$(DEV))
+	@$(DEV)/bin/pip install --quiet $(TORCH)
+	@$(DEV)/bin/pip install --quiet --editable '.[cpu,train,export,dev]'
+	@touch $@
+
+dist/.ready: pyproject.toml README.md LICENSE $(SOURCES) $(DEV)/.ready
+	$(call say,building the wheel)
+	@rm -rf dist && mkdir dist
+	@$(DEV)/bin/python -m build --wheel --no-isolation --outdir dist . >dist/build.log 2>&1 || { cat dist/build.log; exit 1; }
+	@touch $@
+
+$(WHEEL)/.ready: dist/.ready
+	$(call say,installing the wheel into $(WHEEL))
+	@rm -rf $(WHEEL)
+	$(call venv,$(WHEEL))
+	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install --quiet "$$wheel[cpu]" pytest hypothesis scikit-image
+	@touch $@
