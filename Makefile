@@ -77,14 +77,14 @@ clean:  ## Remove environments, builds, caches and outputs
 $(DEMO)/.ready: pyproject.toml $(SOURCES)
 	$(call say,installing deq-mpi[cpu] into $(DEMO))
 	$(call venv,$(DEMO))
-	@$(DEMO)/bin/pip install --quiet '.[cpu]'
+	@$(DEMO)/bin/pip install -qq '.[cpu]'
 	@touch $@
 
 $(DEV)/.ready: pyproject.toml Makefile
 	$(call say,installing $(TORCH) and the development tools into $(DEV) (some minutes the first time))
 	$(call venv,$(DEV))
-	@$(DEV)/bin/pip install --quiet $(TORCH)
-	@$(DEV)/bin/pip install --quiet --editable '.[cpu,train,export,dev]'
+	@$(DEV)/bin/pip install -qq $(TORCH)
+	@$(DEV)/bin/pip install -qq --editable '.[cpu,train,export,dev]'
 	@touch $@
 
 dist/.ready: pyproject.toml README.md LICENSE $(SOURCES) $(DEV)/.ready
@@ -97,5 +97,5 @@ $(WHEEL)/.ready: dist/.ready
 	$(call say,installing the wheel into $(WHEEL))
 	@rm -rf $(WHEEL)
 	$(call venv,$(WHEEL))
-	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install --quiet "$$wheel[cpu]" pytest hypothesis scikit-image
+	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu]" pytest hypothesis scikit-image
 	@touch $@
