@@ -8,7 +8,7 @@ from engine.mpi.system_matrix import SystemMatrix
 from engine.operators import SPECTRAL_NORM, Operators
 
 DEFAULT_RANK_SHARE = 0.65
-"""Share of the N singular triplets in the least-squares start; the released code keeps 220 of 338."""
+"""Share of the singular triplets in the least-squares start; the released code keeps 220 of 338."""
 
 
 def make_operators(
@@ -25,8 +25,9 @@ def make_operators(
     system_matrix : SystemMatrix
         Whitened rows, R = 2M real ones on N voxels.
     rank : int, optional
-        Singular triplets kept in the least-squares start; by default 65 % of N, and no more than have a
-        singular value above rounding.
+        Singular triplets kept in the least-squares start; by default 65 % of those with a singular value
+        above rounding. These are all N for a measured matrix, and as many as the coarse grid has voxels
+        for an upsampled one.
     source_sha256 : str, optional
         Hash of the calibration file.
 
@@ -42,13 +43,12 @@ def make_operators(
         If the matrix is zero or the rank impossible.
     """
     matrix = system_matrix.real_rows()
-    n_voxels = matrix.shape[1]
     left, s, right = _full_right_svd(matrix)
     if s[0] == 0:
         raise SelectionError("the system matrix is zero; expected a signal in at least one voxel")
     numerical_rank = int(np.count_nonzero(s > s[0] * max(matrix.shape) * np.finfo(np.float64).eps))
     if rank is None:
-        rank = max(1, min(round(DEFAULT_RANK_SHARE * n_voxels), numerical_rank))
+        rank = max(1, round(DEFAULT_RANK_SHARE * numerical_rank))
     if not 1 <= rank <= numerical_rank:
         raise SelectionError(
             f"rank {rank} for a system matrix of numerical rank {numerical_rank}; expected 1 to "
