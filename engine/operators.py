@@ -49,7 +49,7 @@ class RowLayout:
         return mask
 
     def scatter(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Place real-stacked rows (..., 2M) in the dense layout (..., 2, n_lines, n_bins), zeros elsewhere."""
+        """Place real-stacked rows (..., 2M) in the dense layout (..., 2, n_lines, n_bins), else zero."""
         dense = np.zeros((*rows.shape[:-1], 2, self.shape[0] * self.shape[1]), np.float32)
         dense[..., self.index] = rows.reshape(*rows.shape[:-1], 2, self.n_rows)
         return dense.reshape(*rows.shape[:-1], 2, *self.shape)
@@ -76,6 +76,10 @@ class Acquisition:
         Selected receive channels, 0-based.
     bins : ndarray of int64
         Frequency bins of the dense layout's columns, 0-based on the full rfft axis, increasing.
+    unit : str
+        Unit of the received signal.
+    is_transfer_function_corrected : bool
+        Whether the spectra were divided by the transfer function of the receive chain.
     """
 
     bandwidth: float
@@ -84,6 +88,8 @@ class Acquisition:
     n_channels: int
     channels: NDArray[np.int64]
     bins: NDArray[np.int64]
+    unit: str = "V"
+    is_transfer_function_corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,12 @@ class Operators:
     @property
     def n_rows(self) -> int:
         """Number R of real rows."""
-        return self.system_matrix.shape[0]
+        return int(self.system_matrix.shape[0])
 
     @property
     def n_voxels(self) -> int:
         """Number N of voxels."""
-        return self.system_matrix.shape[1]
+        return int(self.system_matrix.shape[1])
 
     @cached_property
     def start_matrix(self) -> NDArray[np.float32]:
