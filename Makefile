@@ -12,6 +12,7 @@ SOURCES := $(shell find engine trainer export -type f -not -name '*.py[cod]')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 unexport VIRTUAL_ENV
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
