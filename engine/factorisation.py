@@ -1,0 +1,86 @@
+"""From a system matrix in memory to the operators of the solvers: normalisation, SVD and inverse."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import SelectionError
+from engine.mpi.system_matrix import SystemMatrix
+from engine.operators import SPECTRAL_NORM, Operators
+
+DEFAULT_RANK_SHARE = 0.65
+"""Share of the singular triplets in the least-squares start; the released code keeps 220 of 338."""
+
+
+def make_operators(
+    system_matrix: SystemMatrix, rank: int | None = None, source_sha256: str = ""
+) -> Operators:
+    """Precompute everything the solvers need of a system matrix.
+
+    The real-stacked matrix is divided by its spectral norm over `SPECTRAL_NORM`, factorised as
+    A = U diag(s) V^T in double precision, and M = (I + A^T A)^-1 of Eq. (7) follows as
+    V diag(1 / (1 + s^2)) V^T. Arrays of the loop are stored in single precision.
+
+    Parameters
+    ----------
+    system_matrix : SystemMatrix
+        Whitened rows, R = 2M real ones on N voxels.
+    rank : int, optional
+        Singular triplets kept in the least-squares start; by default 65 % of those with a singular value
+        above rounding. These are all N for a measured matrix, and as many as the coarse grid has voxels
+        for an upsampled one.
+    source_sha256 : str, optional
+        Hash of the calibration file.
+
+    Returns
+    -------
+    Operators
+        With fewer rows than voxels (R < N) the N - R missing singular values, and their rows of
+        `left_singular`, are zero.
+
+    Raises
+    ------
+    SelectionError
+        If the matrix is zero or the rank impossible.
+    """
+    matrix = system_matrix.real_rows()
+    left, s, right = _full_right_svd(matrix)
+    if s[0] == 0:
+        raise SelectionError("the system matrix is zero; expected a signal in at least one voxel")
+    numerical_rank = int(np.count_nonzero(s > s[0] * max(matrix.shape) * np.finfo(np.float64).eps))
+    if rank is None:
+        rank = max(1, round(DEFAULT_RANK_SHARE * numerical_rank))
+    if not 1 <= rank <= numerical_rank:
+        raise SelectionError(
+            f"rank {rank} for a system matrix of numerical rank {numerical_rank}; expected 1 to "
+            f"{numerical_rank}"
+        )
+    scale = float(s[0]) / SPECTRAL_NORM
+    s = s / scale
+    # A product of one matrix with its own transpose is exactly symmetric.
+    root = right / np.sqrt(1 + s**2)
+    normalised = np.ascontiguousarray(matrix / scale, np.float32)
+    return Operators(
+        grid=system_matrix.grid,
+        layout=system_matrix.layout,
+        acquisition=system_matrix.acquisition,
+        noise_std=system_matrix.noise_std,
+        scale=scale,
+        system_matrix=normalised,
+        adjoint=np.ascontiguousarray(normalised.T),
+        inverse=np.ascontiguousarray(root @ root.T, np.float32),
+        left_singular=np.ascontiguousarray(left.T, np.float32),
+        singular_values=s,
+        right_singular=np.ascontiguousarray(right, np.float32),
+        rank=rank,
+        source_sha256=source_sha256,
+    )
+
+
+def _full_right_svd(
+    matrix: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """U (R, N), s (N,) and V (N, N), filled up with zeros (U, s) and a null-space basis (V) if R < N."""
+    n_rows, n_voxels = matrix.shape
+    left, s, right = np.linalg.svd(matrix, full_matrices=n_rows < n_voxels)
+    missing = n_voxels - len(s)
+    return np.pad(left, ((0, 0), (0, missing))), np.pad(s, (0, missing)), right.T
