@@ -19,6 +19,8 @@ from engine.mpi.mdf_model import (
     Study,
     Tracer,
 )
+from engine.mpi.mdf_reading import read_mdf
+from engine.mpi.mdf_values import MdfWarning
 from engine.mpi.mdf_writing import write_mdf
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "DriveField",
     "Experiment",
     "MdfFile",
+    "MdfWarning",
     "Measurement",
     "Receiver",
     "Reconstruction",
@@ -35,5 +38,6 @@ __all__ = [
     "Study",
     "Tracer",
     "check_mdf",
+    "read_mdf",
     "write_mdf",
 ]

@@ -50,7 +50,7 @@ def check_number(path: str, dtype: np.dtype[Any]) -> None:
 def _check_flags(measurement: Measurement) -> None:
     if measurement.is_sparsity_transformed:
         raise MdfError(
-            "/measurement/isSparsityTransformed is 1; expected 0, sparsity-transformed data are not supported; "
+            "/measurement/isSparsityTransformed is 1; expected 0: compressed data are not supported; "
             "export the calibration uncompressed"
         )
     if measurement.is_frequency_selection and not measurement.is_fourier_transformed:

@@ -8,7 +8,6 @@ is optional in the file. Reader, writer and checks all walk this one description
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum, auto
-from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -77,7 +76,6 @@ def mdf_name(attribute: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-@cache
 def stored_fields(model: type) -> tuple[Field, ...]:
     """Return the datasets described by a dataclass, in the order of its attributes."""
     hints = get_type_hints(model, include_extras=True)
@@ -92,7 +90,6 @@ def stored_fields(model: type) -> tuple[Field, ...]:
     return tuple(found)
 
 
-@cache
 def subgroups(model: type) -> tuple[Group, ...]:
     """Return the sub-groups described by a dataclass, in the order of its attributes."""
     hints = get_type_hints(model, include_extras=True)
@@ -109,10 +106,9 @@ def subgroups(model: type) -> tuple[Group, ...]:
 
 def walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:
     """Yield (dataset path, field, value) of a model object and its sub-groups, absent groups left out."""
-    model: type = type(node)
-    for field in stored_fields(model):
+    for field in stored_fields(type(node)):
         yield f"{prefix}/{field.name}", field, getattr(node, field.attribute)
-    for group in subgroups(model):
+    for group in subgroups(type(node)):
         child = getattr(node, group.attribute)
         if child is not None:
             yield from walk(child, f"{prefix}/{group.name}")

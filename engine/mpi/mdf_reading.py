@@ -1,0 +1,133 @@
+"""Reading MDF 2.x files: tolerant where real files are known to deviate, strict everywhere else."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+
+from engine.errors import MdfError
+from engine.mpi.mdf_checks import check_mdf
+from engine.mpi.mdf_fields import Field, stored_fields, subgroups
+from engine.mpi.mdf_layouts import standard_layouts
+from engine.mpi.mdf_model import MdfFile
+from engine.mpi.mdf_values import damage_reported, read_value, warn
+
+Model = TypeVar("Model")
+
+
+def read_mdf(path: str | Path) -> MdfFile:
+    """Read an MDF 2.x file completely into memory and check it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Measurement, calibration or reconstruction.
+
+    Returns
+    -------
+    MdfFile
+        Data in the type and axis order of the file. Names this library does not know are ignored.
+
+    Raises
+    ------
+    MdfError
+        If the file does not exist, is not MDF 2.x, breaks a rule of the format or is compressed by a
+        sparsity transformation.
+
+    Warns
+    -----
+    MdfWarning
+        For an empty time, a malformed UUID, a missing fast-frame flag, and spectra that still carry a
+        conversion factor.
+    """
+    path = Path(path)
+    try:
+        with _opened(path) as handle:
+            _check_version(handle)
+            file = standard_layouts(_read_group(handle, MdfFile))
+            check_mdf(file)
+            _warn_about_conversion(handle, file)
+    except MdfError as error:
+        raise MdfError(f"{path}: {error}") from error
+    return file
+
+
+def _opened(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise MdfError("there is no such file; expected an MDF file; check the path")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise MdfError(
+            f"not an intact HDF5 file ({error}); expected MDF 2.x; get the file again or convert it"
+        ) from error
+
+
+def _check_version(handle: h5py.File) -> None:
+    fields = {field.name: field for field in stored_fields(MdfFile)}
+    if "version" not in handle:
+        raise MdfError("/version is missing; expected MDF 2.x; is this another kind of HDF5 file?")
+    version = str(_read_field(handle, fields["version"]))
+    match = re.fullmatch(r"\s*v?(\d+)(\.\d+)*\s*", version)
+    if match is None:
+        raise MdfError(f"/version is {version!r}; expected a number like 2.1.0; correct the file")
+    if int(match[1]) != 2:
+        raise MdfError(f"/version is {version}; expected MDF 2.x, others are not supported; convert the file")
+
+
+def _read_group(node: h5py.Group, model: type[Model]) -> Model:
+    values: dict[str, Any] = {}
+    for field in stored_fields(model):
+        values[field.attribute] = _read_field(node, field)
+    for group in subgroups(model):
+        child = _member(node, group.name)
+        if isinstance(child, h5py.Group) and (group.required or _is_used(child, group.model)):
+            values[group.attribute] = _read_group(child, group.model)
+        elif group.required:
+            raise MdfError(f"{_path(node, group.name)} is missing; expected this group; complete the file")
+    return model(**values)
+
+
+def _is_used(node: h5py.Group, model: type) -> bool:
+    """Whether an optional group holds anything of the specification, not only extensions."""
+    return any(field.name in node for field in stored_fields(model))
+
+
+def _read_field(node: h5py.Group, field: Field) -> Any:
+    for name in (field.name, *field.stored.aliases):
+        dataset = _member(node, name)
+        if dataset is None:
+            continue
+        if not isinstance(dataset, h5py.Dataset):
+            raise MdfError(f"{_path(node, name)} is no dataset; expected one; correct the file")
+        return read_value(dataset, field.stored)
+    path = _path(node, field.name)
+    if field.stored.assumed is not None:
+        warn(node, f"{path} is missing; {int(field.stored.assumed)} is assumed")
+        return field.stored.assumed
+    if field.required:
+        raise MdfError(f"{path} is missing; expected this mandatory dataset; complete the file")
+    return field.default
+
+
+def _member(node: h5py.Group, name: str) -> h5py.HLObject | None:
+    with damage_reported(_path(node, name)):
+        return node.get(name)
+
+
+def _path(node: h5py.Group, name: str) -> str:
+    return f"{node.name.rstrip('/')}/{name}"
+
+
+def _warn_about_conversion(handle: h5py.File, file: MdfFile) -> None:
+    factors = file.acquisition.receiver.data_conversion_factor
+    if file.measurement is None or not file.measurement.is_fourier_transformed or factors is None:
+        return
+    if not np.array_equal(factors, np.broadcast_to([1.0, 0.0], factors.shape)):
+        warn(
+            handle,
+            "/acquisition/receiver/dataConversionFactor is given with spectra; it will be applied, although "
+            "some writers keep it after applying it",
+        )
