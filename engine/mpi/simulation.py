@@ -1,0 +1,297 @@
+"""Simulated scans of the reference scanner as MDF files: calibrations and phantom measurements."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import InputError
+from engine.mpi import mdf_factory
+from engine.mpi.mdf import Acquisition, MdfFile, Scanner, Tracer
+from engine.mpi.phantoms import Split, box_average, fine_vessel_images
+from engine.mpi.preprocess import row_snr
+from engine.mpi.scanner import PRESETS, FflScanner, angle_responses
+
+REFINEMENT = 4
+"""Fine voxels per calibration voxel and axis: measurements are made on a grid four times as fine."""
+
+SELECTION_SNR = 5.0
+"""Rows above this signal-to-noise ratio define the measurement SNR, as they are the ones reconstructed."""
+
+CALIBRATION_BACKGROUND_FRAMES = 100
+"""Empty frames of a calibration; they fix the whitening to 5 % per row."""
+
+MEASUREMENT_BACKGROUND_FRAMES = 40
+"""Empty frames of a measurement; their mean adds 1/40 of the noise power of a frame."""
+
+
+@dataclass(frozen=True)
+class ReceiverNoise:
+    """How the receiver's noise departs from white Gaussian noise.
+
+    Attributes
+    ----------
+    colour : float
+        The standard deviation falls with frequency as f^-colour; 0 is white.
+    degrees_of_freedom : float
+        Of Student's t distribution, more than 2; infinity is Gaussian.
+    drift : float
+        Relative change of the background signal from the first to the last frame of a scan.
+    """
+
+    colour: float = 0.0
+    degrees_of_freedom: float = np.inf
+    drift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.degrees_of_freedom > 2:
+            raise InputError(
+                f"degrees of freedom of the noise are {self.degrees_of_freedom}; expected more than 2, "
+                "below that the variance is infinite"
+            )
+
+
+def row_noise_std(scanner: FflScanner, noise: ReceiverNoise) -> NDArray[np.float64]:
+    """Return the noise standard deviation per real component, shape (J, 1, K), in V."""
+    middle = np.sqrt(scanner.frequencies[0] * scanner.frequencies[-1])
+    std: NDArray[np.float64] = scanner.noise_voltage * (scanner.frequencies / middle) ** -noise.colour
+    return np.array(np.broadcast_to(std, (scanner.n_angles, 1, len(std))))
+
+
+def system_response(scanner: FflScanner) -> NDArray[np.complex128]:
+    """Return the noise-free system matrix of a box-shaped calibration sample.
+
+    Returns
+    -------
+    ndarray of complex128, shape (N, J, 1, K)
+        V per unit concentration, one column of the system matrix per voxel of `scanner.grid`.
+    """
+    nx, ny, _ = scanner.grid.size
+    response = np.empty((scanner.grid.n_voxels, scanner.n_angles, 1, len(scanner.bins)), np.complex128)
+    fine_shape = (len(scanner.bins), ny * REFINEMENT, nx * REFINEMENT)
+    for angle, points in enumerate(angle_responses(scanner, scanner.grid.refined(REFINEMENT))):
+        response[:, angle, 0] = box_average(points.reshape(fine_shape), REFINEMENT).reshape(len(points), -1).T
+    return response
+
+
+def continuous_signals(scanner: FflScanner, images: NDArray[np.floating]) -> NDArray[np.complex128]:
+    """Return the noise-free signals A_c x_c of finely resolved distributions (Eq. 34).
+
+    Parameters
+    ----------
+    scanner : FflScanner
+        Scanner and tracer.
+    images : ndarray, shape (F, Ny * REFINEMENT, Nx * REFINEMENT)
+        Concentration in multiples of the calibration sample's.
+
+    Returns
+    -------
+    ndarray of complex128, shape (F, J, 1, K)
+        V.
+    """
+    fine = scanner.grid.refined(REFINEMENT)
+    sources = fine.to_vector(images[:, None]).astype(np.float64) / REFINEMENT**2
+    signals = np.empty((len(images), scanner.n_angles, 1, len(scanner.bins)), np.complex128)
+    for angle, points in enumerate(angle_responses(scanner, fine)):
+        signals[:, angle, 0] = sources @ points.T
+    return signals
+
+
+def receiver_frames(
+    scanner: FflScanner,
+    signals: NDArray[np.complex128],
+    noise: ReceiverNoise,
+    rng: np.random.Generator,
+) -> NDArray[np.complex64]:
+    """Add background and noise to the signals of one scan, in the order of acquisition.
+
+    Parameters
+    ----------
+    scanner : FflScanner
+        Gives noise and background levels.
+    signals : ndarray of complex128, shape (N, J, 1, K)
+        Noise-free spectra in V; zeros for empty frames.
+    noise : ReceiverNoise
+        Kind of noise.
+    rng : numpy.random.Generator
+        Source of background and noise.
+
+    Returns
+    -------
+    ndarray of complex64, shape (N, J, 1, K)
+    """
+    shape = signals.shape
+
+    def draw(size: tuple[int, ...]) -> NDArray[np.float64]:
+        if np.isinf(noise.degrees_of_freedom):
+            return np.asarray(rng.standard_normal(size))
+        nu = noise.degrees_of_freedom
+        return np.asarray(rng.standard_t(nu, size) * np.sqrt((nu - 2) / nu))
+
+    background = scanner.background_voltage * (
+        rng.standard_normal(shape[1:]) + 1j * rng.standard_normal(shape[1:])
+    )
+    drift = 1 + noise.drift * np.linspace(0, 1, shape[0])[:, None, None, None]
+    random = draw(shape) + 1j * draw(shape)
+    frames = signals + background * drift + row_noise_std(scanner, noise) * random
+    return frames.astype(np.complex64)
+
+
+def mdf_acquisition(scanner: FflScanner) -> Acquisition:
+    """Return the acquisition parameters of a scan: one MDF period per FFL angle."""
+    cos, sin = np.cos(scanner.angles), np.sin(scanner.angles)
+    normal = np.stack([cos, sin, np.zeros_like(cos)], axis=1)
+    # Ideal FFL: the field grows along the normal and, div-free, falls along the axis out of the plane.
+    gradient = scanner.gradient * np.einsum("ji,jk->jik", normal, normal)
+    gradient[:, 2, 2] = -scanner.gradient
+    drive = mdf_factory.new_sine_drive(
+        scanner.drive_frequency, [1], [scanner.drive_amplitude], n_periods=scanner.n_angles
+    )
+    # One period holds the whole focus sweep, many cycles of the drive field.
+    drive = replace(drive, cycle=scanner.period)
+    return mdf_factory.new_acquisition(
+        bandwidth=scanner.bandwidth,
+        n_samples=scanner.n_samples,
+        drivefield=drive,
+        n_periods=scanner.n_angles,
+        gradient=gradient[:, None],
+    )
+
+
+def _hardware() -> Scanner:
+    return mdf_factory.new_scanner("reference FFL scanner (simulated)", topology="FFL")
+
+
+def _tracer() -> Tracer:
+    return mdf_factory.new_tracer("Perimag", concentration=0.152, volume=8e-6)
+
+
+def simulate_calibration(scanner: FflScanner, seed: int = 0, noise: ReceiverNoise | None = None) -> MdfFile:
+    """Measure the system matrix as the scanner would: noise, background and empty frames included.
+
+    Parameters
+    ----------
+    scanner : FflScanner
+        Scanner and tracer; see `engine.mpi.scanner.PRESETS`.
+    seed : int, optional
+        Seed of background and noise.
+    noise : ReceiverNoise, optional
+        Kind of noise; white and Gaussian by default.
+
+    Returns
+    -------
+    MdfFile
+        Calibration with spectra at `scanner.bins` and `CALIBRATION_BACKGROUND_FRAMES` empty frames.
+    """
+    noise = noise or ReceiverNoise()
+    response = system_response(scanner)
+    n_voxels = len(response)
+    signals = np.concatenate([response, np.zeros((CALIBRATION_BACKGROUND_FRAMES, *response.shape[1:]))])
+    frames = receiver_frames(scanner, signals, noise, np.random.default_rng([seed, 0]))
+    return mdf_factory.new_calibration_file(
+        frames[:n_voxels],
+        frames[n_voxels:],
+        grid=scanner.grid,
+        acquisition=mdf_acquisition(scanner),
+        bins=scanner.bins,
+        scanner=_hardware(),
+        tracer=_tracer(),
+    )
+
+
+@dataclass(frozen=True)
+class SimulatedMeasurement:
+    """A measurement with its ground truth.
+
+    Attributes
+    ----------
+    file : MdfFile
+        Empty frames first, then one frame per image.
+    truth : ndarray of float32, shape (F, Nz, Ny, Nx)
+        Concentration in multiples of the calibration sample's.
+    snr_db : ndarray of float64, shape (F,)
+        Expected SNR of each frame by Eq. (36), over the rows above `SELECTION_SNR`.
+    """
+
+    file: MdfFile
+    truth: NDArray[np.float32]
+    snr_db: NDArray[np.float64]
+
+
+def simulate_measurement(
+    scanner: FflScanner,
+    n_frames: int,
+    snr_db: float,
+    seed: int = 0,
+    split: Split = "test",
+    noise: ReceiverNoise | None = None,
+) -> SimulatedMeasurement:
+    """Measure vessel phantoms at a mean SNR.
+
+    The scanner's noise is what it is; the tracer's concentration is chosen such that the mean over the
+    frames of Eq. (36) is `snr_db`. Peaks vary between frames by U(0.5, 1.5) about that concentration.
+
+    Parameters
+    ----------
+    scanner : FflScanner
+        Scanner and tracer.
+    n_frames : int
+        Number of images, at least 1.
+    snr_db : float
+        Mean SNR in dB.
+    seed : int, optional
+        Seed of phantoms and noise.
+    split : {"train", "validation", "test"}, optional
+        Family of phantoms.
+    noise : ReceiverNoise, optional
+        Kind of noise.
+
+    Returns
+    -------
+    SimulatedMeasurement
+
+    Raises
+    ------
+    InputError
+        If there are no frames or the SNR is not finite.
+    """
+    if n_frames < 1:
+        raise InputError(f"number of frames is {n_frames}; expected at least 1")
+    if not np.isfinite(snr_db):
+        raise InputError(f"SNR is {snr_db} dB; expected a finite number")
+    noise = noise or ReceiverNoise()
+    rng = np.random.default_rng([seed, 1])
+    fine, coarse = fine_vessel_images(split, n_frames, scanner.grid, seed, REFINEMENT)
+    peaks = rng.uniform(0.5, 1.5, (n_frames, 1, 1)).astype(np.float32)
+    signals = continuous_signals(scanner, fine * peaks)
+    std = row_noise_std(scanner, noise)
+    rows = row_snr(system_response(scanner), std) > SELECTION_SNR
+    power = np.mean(np.abs(signals[:, rows] / std[rows]) ** 2, axis=1) / 2
+    frame_snr = 10 * np.log10(power)
+    gain_db = snr_db - frame_snr.mean()
+    concentration = 10 ** (gain_db / 20)
+    empty = np.zeros((MEASUREMENT_BACKGROUND_FRAMES, *signals.shape[1:]))
+    frames = receiver_frames(scanner, np.concatenate([empty, concentration * signals]), noise, rng)
+    file = mdf_factory.new_measurement_file(
+        frames,
+        background_mask=np.arange(len(frames)) < len(empty),
+        acquisition=mdf_acquisition(scanner),
+        bins=scanner.bins,
+        scanner=_hardware(),
+        tracer=_tracer(),
+    )
+    truth = (concentration * peaks * coarse).astype(np.float32)[:, None]
+    return SimulatedMeasurement(file, truth, frame_snr + gain_db)
+
+
+def preset_scanner(name: str) -> FflScanner:
+    """Return a preset by name.
+
+    Raises
+    ------
+    InputError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"scanner preset is {name!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
