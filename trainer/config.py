@@ -1,0 +1,300 @@
+"""The configuration of a training run: a TOML file read into frozen dataclasses.
+
+Every value has a default except where none would make sense; unknown keys are refused. The resolved
+configuration, defaults included, is written to the run folder.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import ConfigError
+from engine.fixed_point import FixedPointConfig
+from trainer.settings import from_table, require, to_toml
+
+
+def _require_range(key: str, value: tuple[float, float], *, lowest: float, strict: bool) -> None:
+    low, high = value
+    above = low > lowest if strict else low >= lowest
+    bound = f"{'above' if strict else 'at least'} {lowest:g}"
+    require(isfinite(high) and above and low <= high, key, list(value), f"[low, high], both {bound}")
+
+
+def _require_optimisation(steps: int, batch_size: int, learning_rate: float, at_least: int) -> None:
+    require(steps >= at_least, "steps", steps, f"at least {at_least}")
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    require(
+        isfinite(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a positive number"
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is measured: the system matrix, the images and the noise.
+
+    Attributes
+    ----------
+    system_matrix : str
+        Name of a simulated scanner preset ("reference-0.5") or path of an MDF calibration file.
+    system_matrix_seed : int
+        Seed of the simulated calibration; unused for a file.
+    rank : int or None
+        Singular triplets of the least-squares start; None for the calibration's default.
+    smooth : bool
+        Reconstruct with A_meas U D while data come from A_meas (Sec. IV-D), so that the operator that
+        makes the data never inverts it.
+    train, validation : int
+        Number of phantom images in the two sets.
+    phantom_seed : int
+        Seed of the phantoms.
+    intensity : tuple of float
+        Range of the peak that each drawn image is scaled to.
+    snr : tuple of float
+        Range of the measurement SNR in dB (Eq. 36), drawn uniformly per image.
+    validation_snr : tuple of float
+        SNRs of the fixed validation measurements, dealt out in turn.
+    """
+
+    system_matrix: str
+    system_matrix_seed: int = 0
+    rank: int | None = None
+    smooth: bool = True
+    train: int = 20000
+    validation: int = 96
+    phantom_seed: int = 0
+    intensity: tuple[float, float] = (0.5, 1.5)
+    snr: tuple[float, float] = (10.0, 40.0)
+    validation_snr: tuple[float, ...] = (15.0, 25.0, 35.0)
+
+    def __post_init__(self) -> None:
+        require(bool(self.system_matrix), "system_matrix", self.system_matrix, "a preset name or a path")
+        require(self.train >= 1, "train", self.train, "at least 1")
+        require(self.validation >= 1, "validation", self.validation, "at least 1")
+        require(self.rank is None or self.rank >= 1, "rank", self.rank, "at least 1")
+        _require_range("intensity", self.intensity, lowest=0.0, strict=True)
+        low, high = self.snr
+        require(isfinite(low) and isfinite(high) and low <= high, "snr", [low, high], "[low, high] in dB")
+        finite = len(self.validation_snr) > 0 and all(isfinite(snr) for snr in self.validation_snr)
+        require(finite, "validation_snr", list(self.validation_snr), "at least one SNR in dB")
+
+
+@dataclass(frozen=True)
+class RdnConfig:
+    """Size of Psi_RDN; see `trainer.rdn.ResidualDenseNetwork`."""
+
+    features: int = 12
+    growth: int = 12
+    blocks: int = 4
+    layers: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("features", "growth", "blocks", "layers"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+
+
+@dataclass(frozen=True)
+class LcConfig:
+    """Size of Psi_LC; see `trainer.consistency.LearnedConsistency`."""
+
+    features: int = 8
+    hidden_layers: int = 1
+    kernel: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.features >= 1, "features", self.features, "at least 1")
+        require(self.hidden_layers >= 0, "hidden_layers", self.hidden_layers, "at least 0")
+        require(self.kernel >= 1 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The two networks."""
+
+    rdn: RdnConfig = RdnConfig()
+    lc: LcConfig = LcConfig()
+
+
+@dataclass(frozen=True)
+class PretrainRdnConfig:
+    """Pre-training of Psi_RDN as a denoiser (Eq. 26).
+
+    Attributes
+    ----------
+    steps, batch_size, learning_rate
+        Optimisation; zero steps leave the network as initialised.
+    noise : tuple of float
+        Range of sigma_1, drawn log-uniformly per image, for images of peak about 1.
+    """
+
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    noise: tuple[float, float] = (0.1, 0.1)
+
+    def __post_init__(self) -> None:
+        _require_optimisation(self.steps, self.batch_size, self.learning_rate, at_least=0)
+        _require_range("noise", self.noise, lowest=0.0, strict=True)
+
+
+@dataclass(frozen=True)
+class PretrainLcConfig:
+    """Pre-training of Psi_LC to mimic the projection on the ball (Eq. 27).
+
+    Noise levels are per real component of the normalised data (spectral norm of A equal to 25).
+
+    Attributes
+    ----------
+    steps, batch_size, learning_rate
+        Optimisation; zero steps leave the network as initialised.
+    measurement_noise : tuple of float
+        Range of sigma_2 (noise of y_n), drawn log-uniformly per image.
+    input_noise : tuple of float
+        Range of sigma_3 (noise of v_n), drawn log-uniformly per image.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    measurement_noise: tuple[float, float] = (0.01, 0.3)
+    input_noise: tuple[float, float] = (0.005, 0.3)
+
+    def __post_init__(self) -> None:
+        _require_optimisation(self.steps, self.batch_size, self.learning_rate, at_least=0)
+        _require_range("measurement_noise", self.measurement_noise, lowest=0.0, strict=True)
+        _require_range("input_noise", self.input_noise, lowest=0.0, strict=True)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How the two networks start.
+
+    Attributes
+    ----------
+    weights : str or None
+        A weights file (safetensors) to start from; pre-training then continues from it for the steps given.
+    rdn, lc
+        The two pre-training runs.
+    """
+
+    weights: str | None = None
+    rdn: PretrainRdnConfig = PretrainRdnConfig()
+    lc: PretrainLcConfig = PretrainLcConfig()
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of the equilibrium training.
+
+    Attributes
+    ----------
+    steps, batch_size, learning_rate
+        Optimisation with Adam; the learning rate falls to zero along a half cosine within the stage.
+    gradient : str
+        "implicit" (Eqs. 31-33), "one_step" (Jacobian-free: the identity in place of the inverse in
+        Eq. 29) or "through_iterates" (`iterates` tracked steps from the fixed point).
+    iterates : int
+        Number of tracked steps of "through_iterates".
+    max_iterations : int or None
+        Forward evaluations allowed in this stage; None for `[solver.forward]`'s.
+    """
+
+    steps: int
+    gradient: Literal["implicit", "one_step", "through_iterates"] = "implicit"
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    iterates: int = 5
+    max_iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_optimisation(self.steps, self.batch_size, self.learning_rate, at_least=1)
+        require(self.iterates >= 1, "iterates", self.iterates, "at least 1")
+        limit = self.max_iterations
+        require(limit is None or limit >= 1, "max_iterations", limit, "at least 1")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The equilibrium training (Eq. 13).
+
+    Attributes
+    ----------
+    stages : tuple of StageConfig
+        Run one after the other; may be empty (pre-training only).
+    gradient_clip : float
+        Bound on the norm of the gradient over all weights.
+    validate_every : int
+        Steps between validations; a checkpoint is written at each.
+    threads : int
+        CPU threads of torch; 0 leaves torch's choice.
+    device : str
+        "cpu" or "cuda".
+    """
+
+    stages: tuple[StageConfig, ...] = ()
+    gradient_clip: float = 1.0
+    validate_every: int = 100
+    threads: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        clip = self.gradient_clip
+        require(isfinite(clip) and clip > 0, "gradient_clip", clip, "a positive number")
+        require(self.validate_every >= 1, "validate_every", self.validate_every, "at least 1")
+        require(self.threads >= 0, "threads", self.threads, "at least 0")
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """Fixed-point solves: `forward` for Eq. (14), `backward` for Eq. (32)."""
+
+    forward: FixedPointConfig = field(default_factory=FixedPointConfig)
+    backward: FixedPointConfig = field(default_factory=lambda: FixedPointConfig(tolerance=1e-3))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run; the tables of the TOML file have the names of the attributes."""
+
+    name: str
+    data: DataConfig
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    fit: FitConfig = FitConfig()
+    solver: SolverConfig = SolverConfig()
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "name", self.name, "a name for the run")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a non-negative integer below 2^63")
+
+
+def parse_config(text: str) -> TrainConfig:
+    """Read a configuration from TOML text.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not TOML, a key is unknown, or a value has the wrong type or is impossible.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not a TOML file: {error}; correct the syntax") from error
+    return from_table(TrainConfig, table)
+
+
+def load_config(path: Path | str) -> TrainConfig:
+    """Read a configuration file; errors as in `parse_config`, with the path in front."""
+    try:
+        return parse_config(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def resolved_toml(config: TrainConfig) -> str:
+    """Write the configuration with every default spelled out; it reads back as an equal one."""
+    return to_toml(config)
