@@ -1,0 +1,125 @@
+"""What a run trains on: operators, the model that makes the data, and the two sets of images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
+from engine.errors import ConfigError
+from engine.mpi.phantoms import vessel_images
+from engine.mpi.scanner import PRESETS
+from engine.mpi.simulation import simulate_system_matrix
+from engine.mpi.system_matrix import SystemMatrix
+from engine.operators import Operators
+from trainer.config import DataConfig
+from trainer.dataset import PhantomSet
+from trainer.linear_operators import TorchOperators
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One system matrix seen twice: to make data with, and to reconstruct from them.
+
+    Attributes
+    ----------
+    operators : Operators
+        Of the reconstruction.
+    data_matrix : ndarray of float32, shape (R, N)
+        A_data, in the unit of `operators.system_matrix`.
+    """
+
+    operators: Operators
+    data_matrix: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A scan and its images on one device.
+
+    Attributes
+    ----------
+    operators : TorchOperators
+    data_matrix : Tensor, shape (R, N)
+        A_data of y = A_data x + n.
+    train : PhantomSet
+    validation : ndarray of float32, shape (n, Ny, Nx)
+    """
+
+    operators: TorchOperators
+    data_matrix: Tensor
+    train: PhantomSet
+    validation: NDArray[np.float32]
+
+    def measure(self, images: Tensor) -> Tensor:
+        """Noise-free rows (B, R) of images (B, Ny, Nx)."""
+        return images.flatten(1) @ self.data_matrix.T
+
+
+def make_scan(system_matrix: SystemMatrix, *, smooth: bool, rank: int | None = None) -> Scan:
+    """Prepare a system matrix for making and reconstructing data.
+
+    Parameters
+    ----------
+    system_matrix : SystemMatrix
+        A_meas, which makes the data (Sec. IV-D).
+    smooth : bool
+        Reconstruct with A_meas U D, else with A_meas itself.
+    rank : int, optional
+        Of the least-squares start.
+
+    Returns
+    -------
+    Scan
+    """
+    operators = make_operators(system_matrix.smoothed() if smooth else system_matrix, rank)
+    data_matrix = np.ascontiguousarray(system_matrix.real_rows() / operators.scale, np.float32)
+    return Scan(operators, data_matrix)
+
+
+def load_scan(config: DataConfig) -> Scan:
+    """Simulate or read the system matrix that a configuration names.
+
+    Raises
+    ------
+    ConfigError
+        If `system_matrix` is neither a preset nor a file.
+    """
+    name = config.system_matrix
+    if name in PRESETS:
+        system_matrix = simulate_system_matrix(name, config.system_matrix_seed)
+    elif Path(name).is_file():
+        system_matrix = system_matrix_from_mdf(name, CalibrationConfig())
+    else:
+        raise ConfigError(
+            f"data.system_matrix is {name!r}; expected one of {', '.join(PRESETS)} or an existing MDF file"
+        )
+    return make_scan(system_matrix, smooth=config.smooth, rank=config.rank)
+
+
+def load_problem(config: DataConfig, device: torch.device) -> Problem:
+    """Build the scan and the training and validation images of a configuration."""
+    scan = load_scan(config)
+    grid = scan.operators.grid
+    train = vessel_images("train", config.train, grid, config.phantom_seed)
+    validation = vessel_images("validation", config.validation, grid, config.phantom_seed)
+    return make_problem(scan, train, validation, config, device)
+
+
+def make_problem(
+    scan: Scan,
+    train: NDArray[np.float32],
+    validation: NDArray[np.float32],
+    config: DataConfig,
+    device: torch.device,
+) -> Problem:
+    """Put a scan and images (n, Ny, Nx) of peak 1 on a device."""
+    return Problem(
+        operators=TorchOperators(scan.operators).to(device),
+        data_matrix=torch.tensor(scan.data_matrix, device=device),
+        train=PhantomSet(train, config.intensity, device),
+        validation=validation,
+    )
