@@ -1,0 +1,69 @@
+"""The fixed-point map h_theta of Eqs. (15)-(17) for a batch, the torch twin of `engine.admm_step`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainer.linear_operators import TorchOperators
+from trainer.noise import Measurement
+
+ImagePrior = Callable[[Tensor], Tensor]
+"""Psi_RDN: images (B, 1, Ny, Nx) to images."""
+
+Consistency = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Psi_LC: (v, y, mask, epsilon) in the dense layout to z0; see `LearnedConsistency.forward`."""
+
+
+class AdmmStep:
+    """h_theta for fixed measurements; states are (B, N + R + N) = (x, d0, d1).
+
+    Parameters
+    ----------
+    prior : callable
+        Psi_RDN.
+    consistency : callable
+        Psi_LC.
+    operators : TorchOperators
+        R real rows, N voxels.
+    measurement : Measurement
+        Data and epsilon of B samples.
+    """
+
+    def __init__(
+        self, prior: ImagePrior, consistency: Consistency, operators: TorchOperators, measurement: Measurement
+    ) -> None:
+        self._prior = prior
+        self._consistency = consistency
+        self._operators = operators
+        self._measurement = measurement
+        self._dense = operators.scatter(measurement.rows)
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """Apply the map once to a batch of states."""
+        op = self._operators
+        x, d0, d1 = self.split(state)
+        v = op.scatter(op.forward_project(x) - d0)
+        epsilon = self._measurement.epsilon.reshape(-1, 1, 1, 1)
+        z0 = op.gather(self._consistency(v, self._dense, op.mask, epsilon))  # Eq. (15)
+        z1 = self._prior(op.as_images(x - d1)).flatten(1)  # Eq. (16)
+        data, image = z0 + d0, z1 + d1
+        # Eq. (17); its last line prints A x where Eq. (9), from which it comes, has x.
+        x_next = op.reconcile(data, image)
+        return torch.cat([x_next, data - op.forward_project(x_next), image - x_next], dim=1)
+
+    def start(self) -> Tensor:
+        """Return the start state: x_LS and zero duals, shape (B, N + R + N)."""
+        op, rows = self._operators, self._measurement.rows
+        x = op.least_squares(op.project_left(rows))
+        return torch.cat([x, torch.zeros_like(rows), torch.zeros_like(x)], dim=1)
+
+    def take(self, samples: Tensor) -> "AdmmStep":
+        """Return the map of some samples of the batch, given their indices."""
+        return AdmmStep(self._prior, self._consistency, self._operators, self._measurement.take(samples))
+
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split a state (B, N + R + N) into x (B, N), d0 (B, R) and d1 (B, N), as views."""
+        n, r = self._operators.n_voxels, self._operators.n_rows
+        x, d0, d1 = torch.split(state, [n, r, n], dim=1)
+        return x, d0, d1
