@@ -1,5 +1,7 @@
 """The data side of the fixed point: projection on the l2 ball and its learned counterpart (Eqs. 10, 25)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -51,8 +53,7 @@ class LearnedConsistency(nn.Module):
         super().__init__()
         widths = [4] + [features] * (hidden_layers + 1)
         self.hidden = nn.ModuleList(
-            nn.Conv2d(a, b, (1, kernel), padding=(0, kernel // 2))
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, (1, kernel), padding=(0, kernel // 2)) for a, b in pairwise(widths)
         )
         self.exit = nn.Conv2d(features, 2, (1, kernel), padding=(0, kernel // 2))
 
@@ -78,5 +79,5 @@ class LearnedConsistency(nn.Module):
         u = torch.cat([y, v], dim=1)
         for layer in self.hidden:
             u = torch.relu(layer(u))
-        difference = (self.exit(u) - y) * mask
+        difference: Tensor = (self.exit(u) - y) * mask
         return y + difference * ball_factor(difference, epsilon)  # Eq. (25)

@@ -29,7 +29,8 @@ class ResidualDenseBlock(nn.Module):
         dense = [u]
         for layer in self.layers:
             dense.append(torch.relu(layer(torch.cat(dense, dim=1))))
-        return self.fuse(torch.cat(dense, dim=1)) + u
+        fused: Tensor = self.fuse(torch.cat(dense, dim=1))
+        return fused + u
 
 
 class ResidualDenseNetwork(nn.Module):

@@ -1,0 +1,160 @@
+"""The run folder: configuration, weights, and the state from which a run resumes exactly.
+
+config.toml               the configuration with every default spelled out
+weights.safetensors       the weights of the best validation so far (keys rdn.* and lc.*)
+pretrained.safetensors    the weights at the start of the equilibrium training
+last.safetensors          the weights of the last checkpoint
+state.pt                  position, weights, optimizer and random state of the last checkpoint
+metrics.jsonl             one record per step and validation
+tensorboard/              the same, for TensorBoard
+"""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.atomic_write import atomic_path
+from engine.errors import InputError
+from trainer.config import ModelConfig, TrainConfig, load_config, resolved_toml
+from trainer.consistency import LearnedConsistency
+from trainer.equilibrium import EquilibriumModel
+from trainer.rdn import ResidualDenseNetwork
+
+BEST_WEIGHTS = "weights.safetensors"
+PRETRAINED_WEIGHTS = "pretrained.safetensors"
+LAST_WEIGHTS = "last.safetensors"
+CONFIG_FILE = "config.toml"
+STATE_FILE = "state.pt"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a run needs to go on as if it had not stopped.
+
+    Attributes
+    ----------
+    phase : int
+        Index of the phase (pre-training or stage) under way.
+    step : int
+        Steps done in it.
+    total : int
+        Steps done in all phases.
+    best_psnr : float or None
+        Best validation so far.
+    model, optimizer : dict
+        State dicts.
+    generator : Tensor of uint8
+        State of the random generator.
+    """
+
+    phase: int
+    step: int
+    total: int
+    best_psnr: float | None
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    generator: Tensor
+
+
+def build_model(config: ModelConfig) -> EquilibriumModel:
+    """Make the two networks of a configuration, in torch's default initialisation."""
+    rdn, lc = config.rdn, config.lc
+    return EquilibriumModel(
+        ResidualDenseNetwork(rdn.features, rdn.growth, rdn.blocks, rdn.layers),
+        LearnedConsistency(lc.features, lc.hidden_layers, lc.kernel),
+    )
+
+
+def save_config(run_dir: Path, config: TrainConfig) -> None:
+    """Write the resolved configuration."""
+    with atomic_path(run_dir / CONFIG_FILE) as temporary:
+        temporary.write_text(resolved_toml(config), encoding="utf-8")
+
+
+def save_weights(path: Path, model: EquilibriumModel) -> None:
+    """Write the weights of both networks as safetensors."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary)
+
+
+def load_weights(path: Path, model: EquilibriumModel) -> None:
+    """Read weights into a model.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or no weights file, or its names or shapes are not those of the model.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"no weights at {path}; expected a weights file of a run: train further or check the path"
+        )
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a safetensors file ({error}); expected the weights of a run"
+        ) from error
+    own = model.state_dict()
+    for key in sorted(own.keys() | weights.keys()):
+        got = tuple(weights[key].shape) if key in weights else "nothing"
+        expected = tuple(own[key].shape) if key in own else "nothing"
+        if got != expected:
+            raise InputError(f"{path} holds {got} for {key}; expected {expected}: check the [model] table")
+    model.load_state_dict(weights)
+
+
+def save_state(run_dir: Path, state: RunState) -> None:
+    """Write the state of a run; a crash while writing leaves the previous one."""
+    with atomic_path(run_dir / STATE_FILE) as temporary:
+        torch.save(asdict(state), temporary)
+
+
+def load_state(run_dir: Path) -> RunState:
+    """Read the state of a run.
+
+    Raises
+    ------
+    InputError
+        If there is none, or the file is damaged or holds something else.
+    """
+    path = run_dir / STATE_FILE
+    if not path.is_file():
+        raise InputError(f"no checkpoint {path}; expected one to resume from: start the run without --resume")
+    try:
+        return RunState(**torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a checkpoint of this program ({reason}); start a new run") from error
+
+
+def load_networks(run_dir: Path | str) -> tuple[ResidualDenseNetwork, LearnedConsistency, TrainConfig]:
+    """Read the best networks of a run, in evaluation mode.
+
+    Parameters
+    ----------
+    run_dir : path
+
+    Returns
+    -------
+    rdn, lc, config
+
+    Raises
+    ------
+    InputError
+        If the folder is not that of a run with validated weights.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise InputError(f"{run_dir} holds no {CONFIG_FILE}; expected the folder of a training run")
+    config = load_config(run_dir / CONFIG_FILE)
+    model = build_model(config.model)
+    load_weights(run_dir / BEST_WEIGHTS, model)
+    return model.rdn, model.lc, config

@@ -1,0 +1,132 @@
+"""Fit the networks of DEQ-MPI: pre-train both, then train their fixed point."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.errors import ConfigError, InputError
+from trainer.checkpoint import (
+    CONFIG_FILE,
+    STATE_FILE,
+    RunState,
+    build_model,
+    load_state,
+    load_weights,
+    save_config,
+)
+from trainer.config import TrainConfig, load_config
+from trainer.equilibrium import EquilibriumModel
+from trainer.interruption import StopRequest
+from trainer.journal import Journal
+from trainer.optimisation import Optimisation, Validation
+from trainer.phases import make_phases
+from trainer.problem import Problem, load_problem
+from trainer.validation import measure_once
+
+
+def fit(
+    config: TrainConfig, run_dir: Path | str, resume: bool = False, problem: Problem | None = None
+) -> EquilibriumModel:
+    """Train the networks and leave a run folder (see `trainer.checkpoint`).
+
+    A run is reproducible on one machine and thread count, and one that was stopped and resumed ends with
+    the same weights as one that was not.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    run_dir : path
+        Created if missing. Without `resume` it must not hold a run.
+    resume : bool, optional
+        Continue from the last checkpoint. The configuration must be that of the run.
+    problem : Problem, optional
+        Operators and images; by default those that `config.data` describes.
+
+    Returns
+    -------
+    EquilibriumModel
+        With the weights of the last step; those of the best validation are in the run folder.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is not that of the run to resume, or asks for an absent device.
+    InputError
+        If the folder already holds a run, or there is nothing to resume.
+    NonFiniteError
+        If a loss, gradient or solve is NaN or infinite.
+    InterruptedRunError
+        After SIGINT, once a checkpoint is written.
+    """
+    run_dir = Path(run_dir)
+    device = _device(config.fit.device)
+    state = _open_run(config, run_dir, resume=resume)
+    if config.fit.threads:
+        torch.set_num_threads(config.fit.threads)
+    problem = load_problem(config.data, device) if problem is None else problem
+    seeds = np.random.SeedSequence(config.seed).generate_state(3, np.uint64)
+    init_seed, step_seed, validation_seed = (int(seed) % 2**63 for seed in seeds)
+    model = _initial_model(config, init_seed, device)
+    run = Optimisation(
+        model,
+        torch.Generator(device).manual_seed(step_seed),
+        make_phases(config, model, problem),
+        _validation(config, problem, validation_seed),
+        validate_every=config.fit.validate_every,
+        gradient_clip=config.fit.gradient_clip,
+        run_dir=run_dir,
+    )
+    if state is not None:
+        run.restore(state)
+    # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
+    with (
+        torch.backends.cudnn.flags(allow_tf32=False, deterministic=True),
+        StopRequest() as stop,
+        Journal(run_dir, run.total) as journal,
+    ):
+        run.run(journal, stop)
+    return model
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("fit.device is 'cuda' but torch finds no CUDA device; set it to 'cpu'")
+    return torch.device(name)
+
+
+def _open_run(config: TrainConfig, run_dir: Path, *, resume: bool) -> RunState | None:
+    """Create the run folder, or check that it belongs to the configuration and read its state."""
+    if resume:
+        state = load_state(run_dir)
+        if load_config(run_dir / CONFIG_FILE) != config:
+            raise ConfigError(
+                f"the configuration is not that of the run in {run_dir}; resume with its {CONFIG_FILE} "
+                "or start a new run"
+            )
+        return state
+    if (run_dir / CONFIG_FILE).exists() or (run_dir / STATE_FILE).exists():
+        raise InputError(f"{run_dir} already holds a run; resume it with --resume or choose another folder")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(run_dir, config)
+    return None
+
+
+def _initial_model(config: TrainConfig, seed: int, device: torch.device) -> EquilibriumModel:
+    """Initialise the networks from a seed of their own, or from a weights file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(config.model)
+    if config.pretrain.weights is not None:
+        load_weights(Path(config.pretrain.weights), model)
+    # The layout on which convolutions of few channels run up to twice as fast on a CPU.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def _validation(config: TrainConfig, problem: Problem, seed: int) -> Validation:
+    """Make the measurements of all validations, their SNRs dealt out in turn."""
+    truth, levels = problem.validation, config.data.validation_snr
+    snr = np.resize(np.array(levels), len(truth))
+    measurements = measure_once(truth, problem.data_matrix, snr, seed)
+    return Validation(problem.operators, measurements, config.solver.forward)

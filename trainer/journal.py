@@ -1,0 +1,105 @@
+"""What a run says while it trains: a progress bar, metrics.jsonl and TensorBoard."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from engine.atomic_write import atomic_path
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class Journal:
+    """Records of one run; use as a context manager.
+
+    Parameters
+    ----------
+    run_dir : Path
+    total : int
+        Steps already done: records of later steps, left by a run that crashed, are removed.
+    """
+
+    def __init__(self, run_dir: Path, total: int) -> None:
+        path = run_dir / METRICS_FILE
+        _truncate(path, total)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=total + 1)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self._task: TaskID | None = None
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> "Journal":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._board.close()
+        self._file.close()
+
+    def begin(self, phase: str, steps: int, done: int) -> None:
+        """Start the progress bar of a phase."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(phase, total=steps, completed=done, note="")
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave what happened until now out of the next step's speed."""
+        self._clock = time.perf_counter()
+
+    def step(self, total: int, phase: str, images: int, figures: Mapping[str, float]) -> None:
+        """Record one optimisation step over a number of images."""
+        now = time.perf_counter()
+        speed = images / max(now - self._clock, 1e-9)
+        self._clock = now
+        self._record(total, phase, {**figures, "images_per_second": speed})
+        if self._task is not None:
+            note = f"loss {figures['loss']:.4f}  {speed:.0f} images/s"
+            self._progress.update(self._task, advance=1, note=note)
+
+    def validation(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
+        """Record a validation and print its main figures on a line of their own."""
+        self._record(total, phase, figures)
+        shown = "  ".join(
+            f"{name.removeprefix('validation_')} {value:.4g}" for name, value in figures.items()
+        )
+        self._progress.console.print(f"{phase} step {total}: {shown}", highlight=False, soft_wrap=True)
+        self.restart_clock()
+
+    def _record(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": total, "phase": phase, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(f"{phase.split(' ')[0]}/{name}", value, total)
+
+
+def _truncate(path: Path, total: int) -> None:
+    """Drop records after step `total`, and a last line cut off by a crash."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= total:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The phases of a run: what each one optimises, and with which loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+
+from engine.fixed_point import FixedPointConfig
+from trainer.anderson import BatchSolution
+from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
+from trainer.equilibrium import EquilibriumModel, GradientStrategy, Implicit, ThroughIterates, one_step
+from trainer.noise import add_noise, as_measurement, draw_uniform
+from trainer.pretraining import consistency_loss, denoising_loss
+from trainer.problem import Problem
+
+Record = Callable[[str, BatchSolution], None]
+"""Takes note of a solve under a name ("forward", "backward")."""
+
+Loss = Callable[[torch.Generator, Record], Tensor]
+"""Draws a batch and returns its loss; solves, also those of the backward pass, are recorded."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of Adam with a learning rate that falls to zero along a half cosine.
+
+    Attributes
+    ----------
+    name : str
+    steps, batch_size, learning_rate
+        Optimisation.
+    module : Module
+        Holds the weights to optimise.
+    loss : callable
+        See `Loss`.
+    reaches_equilibrium : bool
+        Whether it trains the fixed point, so that validations during it mean something.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    module: nn.Module
+    loss: Loss
+    reaches_equilibrium: bool
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return 0.5 * self.learning_rate * (1.0 + cos(pi * step / self.steps))
+
+
+def make_phases(config: TrainConfig, model: EquilibriumModel, problem: Problem) -> list[Phase]:
+    """List the phases of a run in order: Psi_RDN, Psi_LC, then the equilibrium stages."""
+    stages = [
+        _stage(f"stage-{number}", stage, config, model, problem)
+        for number, stage in enumerate(config.fit.stages, start=1)
+    ]
+    return [
+        _pretrain_rdn(config.pretrain.rdn, model, problem),
+        _pretrain_lc(config.pretrain.lc, model, problem),
+        *stages,
+    ]
+
+
+def _pretrain_rdn(config: PretrainRdnConfig, model: EquilibriumModel, problem: Problem) -> Phase:
+    def loss(generator: torch.Generator, _record: Record) -> Tensor:
+        images = problem.train.draw(config.batch_size, generator)
+        return denoising_loss(model.rdn, images, config.noise, generator)
+
+    steps, batch, rate = config.steps, config.batch_size, config.learning_rate
+    return Phase("pretrain-rdn", steps, batch, rate, model.rdn, loss, reaches_equilibrium=False)
+
+
+def _pretrain_lc(config: PretrainLcConfig, model: EquilibriumModel, problem: Problem) -> Phase:
+    noise = (config.measurement_noise, config.input_noise)
+
+    def loss(generator: torch.Generator, _record: Record) -> Tensor:
+        clean = problem.measure(problem.train.draw(config.batch_size, generator))
+        return consistency_loss(model.lc, problem.operators, clean, noise, generator)
+
+    steps, batch, rate = config.steps, config.batch_size, config.learning_rate
+    return Phase("pretrain-lc", steps, batch, rate, model.lc, loss, reaches_equilibrium=False)
+
+
+def _stage(
+    name: str, stage: StageConfig, config: TrainConfig, model: EquilibriumModel, problem: Problem
+) -> Phase:
+    forward = config.solver.forward
+    if stage.max_iterations is not None:
+        forward = replace(forward, max_iterations=stage.max_iterations)
+
+    def loss(generator: torch.Generator, record: Record) -> Tensor:
+        images = problem.train.draw(stage.batch_size, generator)
+        snr = draw_uniform(*config.data.snr, stage.batch_size, generator)
+        rows = add_noise(problem.measure(images), snr, generator)
+        measurement = as_measurement(problem.operators, rows)
+        gradient = _strategy(stage, config.solver.backward, record)
+        x, solution = model(problem.operators, measurement, forward, gradient)
+        record("forward", solution)
+        error: Tensor = (x - images.flatten(1)).abs().mean()  # Eq. (13)
+        return error
+
+    steps, batch, rate = stage.steps, stage.batch_size, stage.learning_rate
+    return Phase(name, steps, batch, rate, model, loss, reaches_equilibrium=True)
+
+
+def _strategy(stage: StageConfig, backward: FixedPointConfig, record: Record) -> GradientStrategy:
+    match stage.gradient:
+        case "implicit":
+            return Implicit(backward, lambda solution: record("backward", solution))
+        case "through_iterates":
+            return ThroughIterates(stage.iterates)
+        case "one_step":
+            return one_step

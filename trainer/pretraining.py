@@ -1,0 +1,64 @@
+"""Losses that give the two networks their start before the equilibrium training (Eqs. 26, 27)."""
+
+import torch
+from torch import Tensor
+
+from trainer.consistency import LearnedConsistency, project_ball
+from trainer.linear_operators import TorchOperators
+from trainer.noise import as_measurement, draw_log_uniform, normal_like
+from trainer.rdn import ResidualDenseNetwork
+
+
+def denoising_loss(
+    rdn: ResidualDenseNetwork, images: Tensor, noise: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Mean absolute error of Psi_RDN as a denoiser (Eq. 26).
+
+    Parameters
+    ----------
+    rdn : ResidualDenseNetwork
+    images : Tensor, shape (B, Ny, Nx)
+    noise : tuple of float
+        Range of sigma_1, log-uniform per image.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    sigma = draw_log_uniform(*noise, len(images), generator)
+    noisy = images + sigma[:, None, None] * normal_like(images, generator)
+    error: Tensor = (rdn(noisy[:, None])[:, 0] - images).abs().mean()
+    return error
+
+
+def consistency_loss(
+    lc: LearnedConsistency,
+    operators: TorchOperators,
+    clean: Tensor,
+    noise: tuple[tuple[float, float], tuple[float, float]],
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean absolute error of Psi_LC against the projection on the ball, over selected rows (Eq. 27).
+
+    Parameters
+    ----------
+    lc : LearnedConsistency
+    operators : TorchOperators
+    clean : Tensor, shape (B, R)
+        Noise-free data.
+    noise : pair of tuple of float
+        Ranges of sigma_2 (measurement y_n) and sigma_3 (input v_n), log-uniform per image.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor, shape ()
+    """
+    sigma_2, sigma_3 = (draw_log_uniform(*limits, len(clean), generator) for limits in noise)
+    measurement = as_measurement(operators, clean + sigma_2[:, None] * normal_like(clean, generator))
+    v = operators.scatter(clean + sigma_3[:, None] * normal_like(clean, generator))
+    y = operators.scatter(measurement.rows)
+    epsilon = measurement.epsilon.reshape(-1, 1, 1, 1)
+    error = lc(v, y, operators.mask, epsilon) - project_ball(v, y, epsilon)
+    return operators.gather(error).abs().mean()
