@@ -1,0 +1,148 @@
+"""The frames of an MDF file as spectra: bins, frequencies, order and values. Indices are 0-based."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import MdfError
+from engine.mpi.mdf_model import MdfFile, Measurement
+from engine.mpi.mdf_values import combined
+
+
+def measurement_of(file: MdfFile) -> Measurement:
+    """Return the group /measurement; raise `MdfError` if there is none."""
+    if file.measurement is None:
+        raise MdfError("the file has no /measurement; expected frames; pass a measurement or a calibration")
+    return file.measurement
+
+
+def bins(file: MdfFile) -> NDArray[np.int64]:
+    """Return the stored frequency bins, 0-based on the full rfft axis.
+
+    Parameters
+    ----------
+    file : MdfFile
+        Measurement or calibration.
+
+    Returns
+    -------
+    ndarray of int64, shape (K,)
+        In stored order, which need not be increasing. Time signals have the full axis.
+
+    Raises
+    ------
+    MdfError
+        If the file holds no measurement.
+    """
+    selection = measurement_of(file).frequency_selection
+    if selection is not None:
+        return selection - 1
+    return np.arange(file.acquisition.receiver.num_sampling_points // 2 + 1, dtype=np.int64)
+
+
+def frequencies(file: MdfFile) -> NDArray[np.float64]:
+    """Return the frequencies of the stored bins in Hz, shape (K,): bin * 2 bandwidth / V."""
+    receiver = file.acquisition.receiver
+    spacing = 2.0 * receiver.bandwidth / receiver.num_sampling_points
+    return bins(file).astype(np.float64) * spacing
+
+
+def background_mask(file: MdfFile) -> NDArray[np.bool_]:
+    """Return which frames were taken without sample, shape (N,), in stored order."""
+    return measurement_of(file).is_background_frame
+
+
+def acquisition_slots(file: MdfFile) -> NDArray[np.int64]:
+    """Return the 0-based place of each stored frame in the order of acquisition, shape (N,)."""
+    measurement = measurement_of(file)
+    if measurement.frame_permutation is not None:
+        return measurement.frame_permutation - 1
+    return np.arange(len(measurement.is_background_frame), dtype=np.int64)
+
+
+def spectra(file: MdfFile, keep_bins: NDArray[np.int64] | None = None) -> NDArray[np.complexfloating]:
+    """Return all frames as spectra in the unit of the receiver.
+
+    The conversion factor is applied when the file has one. Time signals are transformed with the unnormalised
+    `numpy.fft.rfft` in double precision.
+
+    Parameters
+    ----------
+    file : MdfFile
+        Measurement or calibration.
+    keep_bins : ndarray of int64, shape (K',), optional
+        Bins to return, 0-based on the full axis, in this order; by default all stored ones, `bins(file)`.
+
+    Returns
+    -------
+    ndarray of complex, shape (N, J, C, K) or (N, J, C, K')
+        Frames in stored order, background frames included. Complex64 if the file stores that and nothing has
+        to be computed, in which case it may be a view of `file`; complex128 otherwise.
+
+    Raises
+    ------
+    MdfError
+        If the file holds no measurement, or does not hold a bin asked for.
+    """
+    measurement = measurement_of(file)
+    data = measurement.data
+    frames = np.moveaxis(data, -1, 0) if measurement.is_fast_frame_axis else data
+    columns = None if keep_bins is None else _columns(file, keep_bins)
+    if not measurement.is_fourier_transformed:
+        return _transformed(frames, file, columns)
+    stored = bins(file)
+    if columns is not None:
+        frames, stored = frames[..., columns], stored[columns]
+    return _converted(combined(frames), file, stored)
+
+
+def _transformed(
+    signals: NDArray[Any], file: MdfFile, columns: NDArray[np.int64] | None
+) -> NDArray[np.complex128]:
+    """Convert and transform time signals (N, J, C, V), keeping some columns of the full frequency axis."""
+    receiver = file.acquisition.receiver
+    factors = receiver.data_conversion_factor
+    n_kept = receiver.num_sampling_points // 2 + 1 if columns is None else len(columns)
+    values = np.empty((*signals.shape[:-1], n_kept), np.complex128)
+    # Frame by frame: the full axis of a long measurement is much larger than the bins kept.
+    for index, frame in enumerate(signals):
+        signal = frame.astype(np.float64)
+        if factors is not None:
+            signal = factors[:, :1] * signal + factors[:, 1:]
+        spectrum = np.fft.rfft(signal, axis=-1)
+        values[index] = spectrum if columns is None else spectrum[..., columns]
+    return values
+
+
+def _columns(file: MdfFile, keep_bins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each bin asked for stands on the stored frequency axis."""
+    stored = bins(file)
+    wanted = np.asarray(keep_bins, np.int64)
+    missing = wanted[~np.isin(wanted, stored)]
+    if missing.size:
+        raise MdfError(
+            f"the file lacks {missing.size} of {wanted.size} frequency bins asked for, first {missing[0]} "
+            f"(0-based); expected all of them among the {stored.size} stored; select other bins"
+        )
+    order = np.argsort(stored)
+    return order[np.searchsorted(stored, wanted, sorter=order)]
+
+
+def _converted(
+    values: NDArray[np.complexfloating], file: MdfFile, stored: NDArray[np.int64]
+) -> NDArray[np.complexfloating]:
+    """Apply the conversion a * signal + b to spectra of `stored` bins: b only reaches the zero frequency."""
+    receiver = file.acquisition.receiver
+    if receiver.data_conversion_factor is None:
+        return values
+    gain, offset = receiver.data_conversion_factor.T
+    converted: NDArray[np.complex128] = gain[:, np.newaxis] * values.astype(np.complex128)
+    converted[..., stored == 0] += receiver.num_sampling_points * offset[:, np.newaxis]
+    return converted
+
+
+def on_stored_bins(file: MdfFile, values: NDArray[Any]) -> NDArray[Any]:
+    """Cut values on the full frequency axis (..., V // 2 + 1) to the stored bins (..., K)."""
+    stored = bins(file)
+    return values if values.shape[-1] == len(stored) else values[..., stored]
