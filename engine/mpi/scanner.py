@@ -21,7 +21,7 @@ BOLTZMANN = 1.380649e-23
 MAGNETITE_SATURATION = 4.46e5
 """Saturation magnetisation of magnetite, A/m."""
 
-OVERSAMPLING = 2
+OVERSAMPLING = 4
 """The magnetisation is evaluated this many times faster than the receiver samples, against aliasing."""
 
 TABLE_SPACING = 1e-4
