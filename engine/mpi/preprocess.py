@@ -22,12 +22,12 @@ def noise_std(background: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.f
 
     Parameters
     ----------
-    background : ndarray of complex, shape (E, J, C, K)
-        Spectra measured without a sample, E >= 2.
+    background : ndarray of complex, shape (E, ...)
+        Spectra or rows measured without a sample, E >= 2.
 
     Returns
     -------
-    ndarray of float64, shape (J, C, K)
+    ndarray of float64, shape (...)
         Standard deviation per real component about the mean background: real and imaginary parts are
         pooled, and one degree of freedom per component is spent on the mean. A slow drift of the
         background counts as noise.
@@ -55,14 +55,14 @@ def subtract_background(
 
     Parameters
     ----------
-    spectra : ndarray of complex, shape (N, J, C, K)
-        All frames.
+    spectra : ndarray of complex, shape (N, ...)
+        Spectra or rows of all frames.
     mask : ndarray of bool, shape (N,)
         True for background frames.
 
     Returns
     -------
-    ndarray of complex128, shape (O, J, C, K)
+    ndarray of complex128, shape (O, ...)
         Foreground frames in their order.
 
     Raises
