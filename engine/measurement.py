@@ -1,0 +1,192 @@
+"""From a measurement to the whitened rows that belong to an operators file."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import MdfError, PairingError
+from engine.mpi.mdf import MdfFile, Measurement
+from engine.mpi.mdf_access import acquisition_slots, background_mask, bins, spectra
+from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
+from engine.operators import Acquisition, Operators
+
+BANDWIDTH_TOLERANCE = 1e-6
+"""Relative difference of bandwidths that still counts as equal: text and single-precision round-off."""
+
+NOTE_NO_BACKGROUND = (
+    "background: the file holds no background frames and is not flagged as background-corrected; nothing was "
+    "subtracted, so what the scanner receives without a sample appears in the image"
+)
+
+NOTE_ALREADY_CORRECTED = (
+    "background: the file is flagged as background-corrected; its background frames were not subtracted again"
+)
+
+
+@dataclass(frozen=True)
+class MeasurementRows:
+    """The foreground frames of a measurement, ready for a reconstructor.
+
+    Attributes
+    ----------
+    rows : ndarray of float32, shape (F, R)
+        Whitened real-stacked rows [Re; Im] of each foreground frame, in the order of acquisition.
+    background_sigma : float or None
+        Standard deviation per real row of the measurement's own background frames in whitened units: 1 if
+        the noise is that of the calibration, None with fewer than two frames.
+    notes : tuple of str
+        What a reader of the result should know about the handling of the background.
+    """
+
+    rows: NDArray[np.float32]
+    background_sigma: float | None
+    notes: tuple[str, ...] = ()
+
+
+def measurement_rows(file: MdfFile, operators: Operators) -> MeasurementRows:
+    """Take the rows of the operators out of a measurement.
+
+    Bins are found by their index on the full frequency axis, so the file may hold time signals, all bins or
+    any selection that covers the rows. The mean of the background frames is subtracted, unless the file says
+    that the background was corrected. Then rows are divided by the noise of the calibration.
+
+    Parameters
+    ----------
+    file : MdfFile
+        Measurement with at least one foreground frame.
+    operators : Operators
+        Of the system matrix to reconstruct with.
+
+    Returns
+    -------
+    MeasurementRows
+
+    Raises
+    ------
+    MdfError
+        If the file holds no measurement.
+    PairingError
+        If sampling, periods, channels, unit or transfer-function state differ from the calibration's, or
+        a bin in use is missing.
+    """
+    measurement = file.measurement
+    if measurement is None:
+        raise MdfError("the file holds no measurement; expected /measurement, use the file of a scan")
+    _require_same_acquisition(file, measurement, operators.acquisition)
+    used = np.unique(_row_bins(operators))
+    _require_bins(used, bins(file), operators.acquisition)
+    frames = _take_rows(spectra(file, used), used, operators)
+    mask = background_mask(file)
+    if measurement.is_background_corrected or not mask.any():
+        foreground = frames[~mask]
+    else:
+        foreground = subtract_background(frames, mask)
+    return MeasurementRows(
+        rows=_whiten(foreground[np.argsort(acquisition_slots(file)[~mask])], operators),
+        background_sigma=_background_sigma(frames[mask], operators),
+        notes=_notes(measurement, mask),
+    )
+
+
+def whiten_rows(spectra: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.float32]:
+    """Take the rows of the operators out of live spectra and divide them by the calibration's noise.
+
+    The background must have been subtracted, or the spectra be differences to start with.
+
+    Parameters
+    ----------
+    spectra : ndarray of complex, shape (F, J, C, K)
+        Unnormalised forward FFT of each period in the unit of the calibration. C counts all receive channels
+        of the calibration. K is either the full axis (V // 2 + 1) or the bins `operators.acquisition.bins`.
+    operators : Operators
+        Of the system matrix to reconstruct with.
+
+    Returns
+    -------
+    ndarray of float32, shape (F, R)
+        Whitened real-stacked rows.
+
+    Raises
+    ------
+    PairingError
+        If the shape is another.
+    """
+    acquisition = operators.acquisition
+    n_full = acquisition.n_samples // 2 + 1
+    layouts = {n_full: np.arange(n_full), len(acquisition.bins): acquisition.bins}
+    expected = (acquisition.n_periods, acquisition.n_channels)
+    if spectra.ndim != 4 or spectra.shape[1:3] != expected or spectra.shape[3] not in layouts:
+        raise PairingError(
+            f"spectra have shape {spectra.shape}; expected (frames, {expected[0]} periods, {expected[1]} "
+            f"channels, {n_full} or {len(acquisition.bins)} bins) as in the calibration"
+        )
+    return _whiten(_take_rows(spectra, layouts[spectra.shape[3]], operators), operators)
+
+
+def _require_same_acquisition(file: MdfFile, measurement: Measurement, calibration: Acquisition) -> None:
+    receiver = file.acquisition.receiver
+    if not math.isclose(receiver.bandwidth, calibration.bandwidth, rel_tol=BANDWIDTH_TOLERANCE):
+        raise _mismatch("bandwidth in Hz", receiver.bandwidth, calibration.bandwidth)
+    pairs = {
+        "number of samples per period": (receiver.num_sampling_points, calibration.n_samples),
+        "number of periods per frame": (file.acquisition.num_periods_per_frame, calibration.n_periods),
+        "number of receive channels": (receiver.num_channels, calibration.n_channels),
+        "unit of the signal": (receiver.unit, calibration.unit),
+        "isTransferFunctionCorrected": (
+            measurement.is_transfer_function_corrected,
+            calibration.is_transfer_function_corrected,
+        ),
+    }
+    for what, (own, expected) in pairs.items():
+        if own != expected:
+            raise _mismatch(what, own, expected)
+
+
+def _mismatch(what: str, own: object, expected: object) -> PairingError:
+    return PairingError(
+        f"{what}: {own} in the measurement, {expected} in the calibration; use a measurement and operators "
+        "of one scanner setting"
+    )
+
+
+def _row_bins(operators: Operators) -> NDArray[np.int64]:
+    """Bin of each row on the full frequency axis, shape (M,)."""
+    return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
+
+
+def _require_bins(used: NDArray[np.int64], stored: NDArray[np.int64], calibration: Acquisition) -> None:
+    missing = np.setdiff1d(used, stored)
+    if len(missing):
+        spacing = 2 * calibration.bandwidth / calibration.n_samples
+        raise PairingError(
+            f"{len(missing)} of the {len(used)} frequency bins in use are missing from the measurement, the "
+            f"first at {missing[0] * spacing:.6g} Hz; store them or calibrate with a narrower band"
+        )
+
+
+def _take_rows(
+    spectra: NDArray[np.complexfloating], sorted_bins: NDArray[np.int64], operators: Operators
+) -> NDArray[np.complexfloating]:
+    """Pick the complex rows (F, M) out of spectra (F, J, C, K) whose last axis has these increasing bins."""
+    channels = operators.acquisition.channels
+    period, channel = np.divmod(operators.layout.index // operators.layout.shape[1], len(channels))
+    position = np.searchsorted(sorted_bins, _row_bins(operators))
+    return spectra[:, period, channels[channel], position]
+
+
+def _whiten(rows: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.float32]:
+    return stack_real(rows / operators.noise_std).astype(np.float32)
+
+
+def _background_sigma(background: NDArray[np.complexfloating], operators: Operators) -> float | None:
+    if len(background) < MIN_BACKGROUND_FRAMES:
+        return None
+    return float(np.sqrt(np.mean((noise_std(background) / operators.noise_std) ** 2)))
+
+
+def _notes(measurement: Measurement, mask: NDArray[np.bool_]) -> tuple[str, ...]:
+    if measurement.is_background_corrected:
+        return (NOTE_ALREADY_CORRECTED,) if mask.any() else ()
+    return () if mask.any() else (NOTE_NO_BACKGROUND,)
