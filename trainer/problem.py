@@ -10,9 +10,10 @@ from torch import Tensor
 
 from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import ConfigError
+from engine.mpi.mdf import read_mdf
 from engine.mpi.phantoms import vessel_images
 from engine.mpi.scanner import PRESETS
-from engine.mpi.simulation import simulate_system_matrix
+from engine.mpi.simulation import preset_scanner, simulate_calibration
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators import Operators
 from trainer.config import DataConfig
@@ -90,13 +91,14 @@ def load_scan(config: DataConfig) -> Scan:
     """
     name = config.system_matrix
     if name in PRESETS:
-        system_matrix = simulate_system_matrix(name, config.system_matrix_seed)
+        source = simulate_calibration(preset_scanner(name), config.system_matrix_seed)
     elif Path(name).is_file():
-        system_matrix = system_matrix_from_mdf(name, CalibrationConfig())
+        source = read_mdf(name)
     else:
         raise ConfigError(
             f"data.system_matrix is {name!r}; expected one of {', '.join(PRESETS)} or an existing MDF file"
         )
+    system_matrix = system_matrix_from_mdf(source, CalibrationConfig())
     return make_scan(system_matrix, smooth=config.smooth, rank=config.rank)
 
 

@@ -93,16 +93,16 @@ def reconstruct(
     scaled, intensity = normalise_intensity(operators, rows)
     solution = model.solve(operators, as_measurement(operators, scaled), config)
     x = solution.value[:, : operators.n_voxels] * intensity
-    return _images(operators, x), solution
+    return _images(operators, x.clamp(min=0.0)), solution
 
 
 def least_squares(operators: TorchOperators, rows: Tensor) -> NDArray[np.float32]:
-    """Return the start images x_LS of rows (n, R), clipped at zero, shape (n, Ny, Nx)."""
+    """Return the linear estimates x_LS of rows (n, R), not clipped, shape (n, Ny, Nx)."""
     return _images(operators, operators.least_squares(operators.project_left(rows)))
 
 
 def _images(operators: TorchOperators, x: Tensor) -> NDArray[np.float32]:
-    images: NDArray[np.float32] = operators.as_images(x.clamp(min=0.0))[:, 0].cpu().numpy()
+    images: NDArray[np.float32] = operators.as_images(x)[:, 0].cpu().numpy()
     return images
 
 
