@@ -48,6 +48,12 @@ class AndersonHistory:
         """Return the number of pairs held."""
         return self._count
 
+    @property
+    def newest(self) -> NDArray[np.float64]:
+        """The f(z) stored last, shape (n,); a view that the next `push` after a `clear` may overwrite."""
+        newest: NDArray[np.float64] = self._values[self._next - 1]
+        return newest
+
     def clear(self) -> None:
         """Forget all pairs."""
         self._count = 0

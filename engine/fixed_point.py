@@ -77,9 +77,9 @@ def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPoin
 
     The first point is `start`. An accelerated (or over-relaxed) point whose relative residual exceeds
     `GROWTH_LIMIT` times the best so far is rejected: the iteration resumes from f(best) with an empty
-    history. If it already resumed from that same point, it goes on from the present value instead, because
-    the map is deterministic and would only repeat itself. The value returned is f(z) at the smallest
-    residual seen, whether or not that met the tolerance.
+    history. If it already resumed from that same point, it takes a plain step from the last accepted point
+    instead, because the map is deterministic and would only repeat itself. The value returned is f(z) at the
+    smallest residual seen, whether or not that met the tolerance.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPoin
             break
         if rejected:
             restarts += 1
-            history.clear()
-            point[...] = value if best == resumed_at else best_value
+            point[...] = history.newest if best == resumed_at else best_value
             resumed_at = best
+            history.clear()
         else:
             history.push(exact, difference)
             history.propose(out=point)
