@@ -1,0 +1,227 @@
+"""The description of a model bundle: `manifest.json`, read strictly."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from engine.errors import BundleError, ConfigError
+from engine.fixed_point import FixedPointConfig
+from engine.operators import SPECTRAL_NORM
+
+KIND = "deq-mpi-bundle"
+"""Value of `kind` in every manifest."""
+
+SCHEMA = 1
+"""Version of the manifest that this module reads and writes."""
+
+INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
+    {"rdn": (("v",), ("z",)), "lc": (("v", "y", "mask", "epsilon"), ("z",))}
+)
+"""Input and output names of each network, in order."""
+
+Shape = tuple[int | str, ...]
+"""Axes of a network input: a fixed length, or the name of a free axis."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One ONNX file of a bundle.
+
+    Attributes
+    ----------
+    file : str
+        Name inside the bundle folder.
+    sha256 : str
+        Hash of the file, 64 hexadecimal digits.
+    inputs, outputs : mapping of str to tuple
+        Axes of each tensor, all of them float32.
+    """
+
+    file: str
+    sha256: str
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+    @classmethod
+    def from_dict(cls, role: str, values: object) -> "Network":
+        """Build from the manifest's entry for `role` ("rdn" or "lc")."""
+        where = f"network {role}"
+        entry = _mapping(where, values, {field.name for field in fields(cls)})
+        file, digest = _text(f"{where} file", entry["file"]), _text(f"{where} sha256", entry["sha256"])
+        if file != Path(file).name or file in {"", ".", ".."} or "\\" in file:
+            raise BundleError(f"{where} file is {file!r}; expected the plain name of a file in the bundle")
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise BundleError(f"{where} sha256 is {digest!r}; expected 64 hexadecimal digits")
+        inputs, outputs = INTERFACE[role]
+        return cls(
+            file,
+            digest,
+            _shapes(f"{where} inputs", entry["inputs"], inputs),
+            _shapes(f"{where} outputs", entry["outputs"], outputs),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """The units and axes in which the networks were trained.
+
+    Attributes
+    ----------
+    image_peak : float
+        Typical peak of the images the networks see.
+    spectral_norm : float
+        Spectral norm of the system matrix they were trained with.
+    image_axes, data_axes : str
+        Axes of images and of data in the dense layout.
+
+    Raises
+    ------
+    BundleError
+        If they are not those of this version of the engine.
+    """
+
+    image_peak: float = 1.0
+    spectral_norm: float = SPECTRAL_NORM
+    image_axes: str = "batch, 1, Ny, Nx"
+    data_axes: str = "batch, re/im, line, bin"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            found, expected = getattr(self, field.name), field.default
+            same = (
+                isinstance(found, int | float) and math.isclose(found, expected, rel_tol=1e-6)
+                if isinstance(expected, float)
+                else found == expected
+            )
+            if not same:
+                raise BundleError(
+                    f"convention {field.name} is {found!r}; expected {expected!r}; "
+                    "use a bundle made for this version"
+                )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json` (schema 1).
+
+    Attributes
+    ----------
+    name, description : str
+        What the model is, for people.
+    created : str
+        Date and time, ISO 8601, UTC.
+    opset : int
+        ONNX opset of the graphs.
+    networks : mapping of str to Network
+        "rdn" and "lc".
+    conventions : Conventions
+        Units and axes.
+    solver : FixedPointConfig
+        Settings the model was tuned for; the default of a reconstruction.
+    training : mapping
+        Free-form facts about the training run, values that JSON can hold.
+    """
+
+    name: str
+    description: str
+    created: str
+    opset: int
+    networks: Mapping[str, Network]
+    conventions: Conventions
+    solver: FixedPointConfig
+    training: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, values: object) -> "Manifest":
+        """Build from decoded JSON.
+
+        Raises
+        ------
+        BundleError
+            If the kind or schema is another, or a key is missing, unknown or of the wrong type.
+        """
+        if not isinstance(values, Mapping) or values.get("kind") != KIND:
+            kind = values.get("kind") if isinstance(values, Mapping) else type(values).__name__
+            raise BundleError(f"the manifest is of kind {kind!r}; expected {KIND!r}")
+        if values.get("schema") != SCHEMA:
+            raise BundleError(
+                f"the manifest has schema {values.get('schema')!r}; this version reads schema {SCHEMA}; "
+                "export the model again or use a matching version"
+            )
+        own = {field.name for field in fields(cls)}
+        entry = _mapping("the manifest", values, own | {"kind", "schema"})
+        networks = _mapping("networks", entry["networks"], set(INTERFACE))
+        conventions = _mapping("conventions", entry["conventions"], {f.name for f in fields(Conventions)})
+        if isinstance(entry["opset"], bool) or not isinstance(entry["opset"], int):
+            raise BundleError(f"opset is {entry['opset']!r}; expected an integer")
+        if not isinstance(entry["solver"], Mapping) or not isinstance(entry["training"], Mapping):
+            raise BundleError("solver or training is not an object; expected keys and values")
+        try:
+            solver = FixedPointConfig.from_dict(entry["solver"])
+        except ConfigError as error:
+            raise BundleError(f"solver settings: {error}") from error
+        return cls(
+            name=_text("name", entry["name"]),
+            description=_text("description", entry["description"]),
+            created=_text("created", entry["created"]),
+            opset=entry["opset"],
+            networks={role: Network.from_dict(role, networks[role]) for role in INTERFACE},
+            conventions=Conventions(**conventions),
+            solver=solver,
+            training=dict(entry["training"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads and `json.dump` writes."""
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "name": self.name,
+            "description": self.description,
+            "created": self.created,
+            "opset": self.opset,
+            "networks": {role: network.to_dict() for role, network in self.networks.items()},
+            "conventions": asdict(self.conventions),
+            "solver": self.solver.to_dict(),
+            "training": dict(self.training),
+        }
+
+
+def _mapping(where: str, values: object, keys: set[str]) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise BundleError(
+            f"{where} is a {type(values).__name__}; expected an object with keys {sorted(keys)}"
+        )
+    unknown, missing = sorted(set(values) - keys), sorted(keys - set(values))
+    if unknown or missing:
+        raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; expected {sorted(keys)}")
+    return values
+
+
+def _text(where: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise BundleError(f"{where} is {value!r}; expected text")
+    return value
+
+
+def _shapes(where: str, values: object, names: tuple[str, ...]) -> dict[str, Shape]:
+    entry = _mapping(where, values, set(names))
+    shapes = {}
+    for name in names:
+        axes = entry[name]
+        if not isinstance(axes, list | tuple) or not all(isinstance(axis, int | str) for axis in axes):
+            raise BundleError(f"{where} {name} is {axes!r}; expected a list of lengths and axis names")
+        shapes[name] = tuple(axes)
+    return shapes

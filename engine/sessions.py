@@ -1,0 +1,168 @@
+"""ONNX Runtime sessions of a bundle's two networks; the only module that knows the runtime."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from engine.bundle import Bundle
+from engine.errors import BundleError, ProviderError
+from engine.manifest import Shape
+from engine.protocols import Consistency, Float32Array, ImagePrior
+
+__all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]
+
+PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "cpu": ("CPUExecutionProvider", {}),
+        # TF32 keeps 10 of the 23 bits of a product; the fixed point was validated in full single precision.
+        "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        "tensorrt": ("TensorrtExecutionProvider", {}),
+    }
+)
+"""Our name of each execution provider, the runtime's name and the options we set."""
+
+
+class OnnxSession:
+    """One network in ONNX Runtime, checked against its description.
+
+    One thread and sequential execution: for networks of a millisecond a second thread costs more in the tail
+    of the latency than it gains.
+
+    Parameters
+    ----------
+    model : bytes
+        ONNX graph with its weights inside.
+    inputs, outputs : mapping of str to tuple
+        Axes of each tensor as the manifest states them; all tensors are float32.
+    provider : str, optional
+        "cpu", "cuda" or "tensorrt".
+
+    Raises
+    ------
+    ProviderError
+        If the runtime is not installed, or the provider is not available here.
+    BundleError
+        If the graph cannot be loaded, or its inputs and outputs are not the stated ones.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        inputs: Mapping[str, Shape],
+        outputs: Mapping[str, Shape],
+        provider: str = "cpu",
+    ) -> None:
+        self._session = _open(model, provider)
+        _check_tensors("input", self._session.get_inputs(), inputs)
+        _check_tensors("output", self._session.get_outputs(), outputs)
+        self._outputs = list(outputs)
+
+    def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
+        """Run the network on named arrays and return its first output."""
+        output: NDArray[Any] = self._session.run(self._outputs, inputs)[0]
+        return output
+
+
+class OnnxPrior:
+    """Psi_RDN of a bundle, an `ImagePrior`.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Checked bundle.
+    provider : str, optional
+        "cpu", "cuda" or "tensorrt".
+    """
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+        self._session = _open_network(bundle, "rdn", provider)
+
+    def __call__(self, v: Float32Array, /) -> NDArray[Any]:
+        """Regularise images (B, 1, Ny, Nx)."""
+        return self._session(v=v)
+
+
+class OnnxConsistency:
+    """Psi_LC of a bundle, a `Consistency`.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Checked bundle.
+    provider : str, optional
+        "cpu", "cuda" or "tensorrt".
+    """
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+        self._session = _open_network(bundle, "lc", provider)
+
+    def __call__(
+        self, v: Float32Array, y: Float32Array, mask: Float32Array, epsilon: Float32Array, /
+    ) -> NDArray[Any]:
+        """Make data (B, 2, n_lines, n_bins) consistent with the measurement."""
+        return self._session(v=v, y=y, mask=mask, epsilon=epsilon)
+
+
+def _open_network(bundle: Bundle, role: str, provider: str) -> OnnxSession:
+    network = bundle.manifest.networks[role]
+    try:
+        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider)
+    except BundleError as error:
+        raise BundleError(f"{bundle.path / network.file}: {error}") from error
+
+
+def _open(model: bytes, provider: str) -> Any:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(
+            "ONNX Runtime, which runs the networks, is not installed; "
+            "pip install 'deq-mpi[cpu]' or 'deq-mpi[gpu]'"
+        ) from error
+    name, settings = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"provider {provider} is not in this build of ONNX Runtime; it has "
+            f"{', '.join(onnxruntime.get_available_providers())}; use --provider cpu or install deq-mpi[gpu]"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors; problems are reported below in our own words
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[(name, dict(settings))])
+    except Exception as error:  # the runtime's exceptions share no public base
+        raise BundleError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from error
+    if session.get_providers()[0] != name:  # it falls back to the CPU without a word
+        raise ProviderError(
+            f"provider {provider} could not start; ONNX Runtime fell back to {session.get_providers()[0]}; "
+            "check the driver and libraries or use --provider cpu"
+        )
+    return session
+
+
+def _check_tensors(kind: str, found: list[Any], expected: Mapping[str, Shape]) -> None:
+    names = [tensor.name for tensor in found]
+    if sorted(names) != sorted(expected):
+        raise BundleError(f"the graph's {kind}s are {names}; expected {list(expected)}")
+    for tensor in found:
+        axes = expected[tensor.name]
+        if tensor.type != "tensor(float)":
+            raise BundleError(f"{kind} {tensor.name} is {tensor.type}; expected float32")
+        if len(tensor.shape) != len(axes):
+            raise BundleError(f"{kind} {tensor.name} has shape {tensor.shape}; expected axes {list(axes)}")
+        for length, axis in zip(tensor.shape, axes, strict=True):
+            # A fixed length must be the manifest's; where the manifest has a free axis, so must the graph.
+            if isinstance(length, int) != isinstance(axis, int) or (isinstance(axis, int) and length != axis):
+                raise BundleError(
+                    f"{kind} {tensor.name} has shape {tensor.shape}; expected axes {list(axes)}"
+                )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,153 @@
+"""A bundle is used only if every byte and every word of it is as expected."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.bundle import Manifest, default_bundle_path, load_bundle
+from engine.errors import BundleError
+from engine.fixed_point import FixedPointConfig
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+
+
+@pytest.fixture
+def bundle_dir(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FIXTURE, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def content() -> dict:
+    return json.loads((FIXTURE / "manifest.json").read_text())
+
+
+def rewrite(bundle_dir: Path, change) -> None:
+    """Change the manifest in place: `change` edits the decoded JSON."""
+    path = bundle_dir / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_fixture_loads() -> None:
+    bundle = load_bundle(FIXTURE)
+    assert bundle.manifest.name == "test-projections"
+    assert bundle.manifest.solver == FixedPointConfig()
+    assert bundle.manifest.networks["lc"].inputs["mask"] == (1, 1, "lines", "bins")
+    assert bundle.read_network("rdn") == (FIXTURE / "rdn.onnx").read_bytes()
+
+
+def test_manifest_survives_a_round_trip(content: dict) -> None:
+    manifest = Manifest.from_dict(content)
+    assert json.loads(json.dumps(manifest.to_dict())) == content
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+
+
+@pytest.mark.parametrize("name", ["rdn.onnx", "lc.onnx"])
+def test_one_changed_byte_is_found(bundle_dir: Path, name: str) -> None:
+    data = bytearray((bundle_dir / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle_dir / name).write_bytes(data)
+    with pytest.raises(BundleError, match=rf"{name} has SHA-256"):
+        load_bundle(bundle_dir)
+
+
+def test_a_file_changed_after_loading_is_found(bundle_dir: Path) -> None:
+    bundle = load_bundle(bundle_dir)
+    (bundle_dir / "rdn.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match="SHA-256"):
+        bundle.read_network("rdn")
+
+
+@pytest.mark.parametrize("name", ["rdn.onnx", "lc.onnx", "manifest.json"])
+def test_missing_file_is_named(bundle_dir: Path, name: str) -> None:
+    (bundle_dir / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        load_bundle(bundle_dir)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not a model bundle"):
+        load_bundle(tmp_path / "absent")
+
+
+def test_other_schema_names_both_numbers(bundle_dir: Path) -> None:
+    rewrite(bundle_dir, lambda m: m.update(schema=7))
+    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 1"):
+        load_bundle(bundle_dir)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '"text"', '{"kind": "other"}'])
+def test_other_content_is_refused(bundle_dir: Path, text: str) -> None:
+    (bundle_dir / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        load_bundle(bundle_dir)
+
+
+def test_manifest_that_is_not_text(bundle_dir: Path) -> None:
+    (bundle_dir / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BundleError, match="not valid JSON"):
+        load_bundle(bundle_dir)
+
+
+def set_in(content: dict, path: str, value: object) -> dict:
+    *folders, key = path.split(".")
+    changed = copy.deepcopy(content)
+    target = changed
+    for folder in folders:
+        target = target[folder]
+    target[key] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("colour", "red", "colour"),
+        ("networks.rdn.colour", "red", "colour"),
+        ("networks.third", {}, "third"),
+        ("conventions.colour", "red", "colour"),
+        ("solver.colour", "red", "colour"),
+        ("solver.memory", -1, "memory"),
+        ("solver", 3, "solver"),
+        ("training", [], "training"),
+        ("name", 3, "name is 3"),
+        ("opset", "18", "opset"),
+        ("opset", True, "opset"),
+        ("conventions.spectral_norm", 1.0, "spectral_norm is 1.0; expected 25.0"),
+        ("conventions.spectral_norm", "25", "spectral_norm"),
+        ("conventions.image_peak", 2, "image_peak"),
+        ("conventions.image_axes", "batch, 1, Nx, Ny", "image_axes"),
+        ("networks.rdn.sha256", "abc", "64 hexadecimal"),
+        ("networks.rdn.sha256", "G" * 64, "64 hexadecimal"),
+        ("networks.rdn.inputs", {"image": ["batch", 1, "h", "w"]}, "image"),
+        ("networks.rdn.inputs.v", "batch", "list of lengths"),
+        ("networks.rdn.inputs.v", [1.5], "list of lengths"),
+        ("networks.lc", [], "network lc is a list"),
+    ],
+)
+def test_unexpected_values_are_named(content: dict, path: str, value: object, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_dict(set_in(content, path, value))
+
+
+@pytest.mark.parametrize("file", ["../rdn.onnx", "/etc/passwd", "sub/rdn.onnx", "..", "", "a\\b"])
+def test_files_outside_the_folder_are_refused(content: dict, file: str) -> None:
+    with pytest.raises(BundleError, match="plain name"):
+        Manifest.from_dict(set_in(content, "networks.rdn.file", file))
+
+
+@pytest.mark.parametrize("key", ["name", "opset", "networks", "conventions", "solver", "training"])
+def test_missing_keys_are_named(content: dict, key: str) -> None:
+    del content[key]
+    with pytest.raises(BundleError, match=f"lacks .*{key}"):
+        Manifest.from_dict(content)
+
+
+def test_default_bundle_lies_in_the_package() -> None:
+    import engine
+
+    assert default_bundle_path().parent == Path(engine.__file__).parent / "models"

@@ -1,0 +1,129 @@
+"""ONNX Runtime sessions: the right numbers, and a clear error for everything else."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from engine.bundle import load_bundle
+from engine.errors import BundleError, ProviderError
+from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+
+FLOAT32_TOLERANCE = 1e-6
+"""Relative: one norm over some hundred values."""
+
+IMAGE = ("batch", 1, "height", "width")
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load_bundle(FIXTURE)
+
+
+@pytest.fixture
+def rdn_bytes() -> bytes:
+    return (FIXTURE / "rdn.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5, 7), (3, 1, 2, 9)])
+def test_prior_of_the_fixture_clips_at_zero(bundle, shape) -> None:
+    v = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    z = OnnxPrior(bundle)(v)
+    assert z.dtype == np.float32
+    np.testing.assert_array_equal(z, np.maximum(v, 0))
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 1e3])
+def test_consistency_of_the_fixture_projects_on_the_ball(bundle, epsilon) -> None:
+    rng = np.random.default_rng(1)
+    mask = (rng.random((1, 1, 4, 6)) < 0.5).astype(np.float32)
+    v, y = (mask * rng.standard_normal((2, 2, 4, 6)).astype(np.float32) for _ in range(2))
+    radius = np.array([epsilon, 2 * epsilon], np.float32).reshape(2, 1, 1, 1)
+    z = OnnxConsistency(bundle)(v, y, mask, radius)
+    length = np.sqrt(np.sum((v - y).astype(np.float64) ** 2, axis=(1, 2, 3), keepdims=True))
+    expected = y + (v - y) * np.minimum(1, radius / length)
+    assert z.shape == (2, 2, 4, 6)
+    np.testing.assert_allclose(z, expected, rtol=0, atol=FLOAT32_TOLERANCE * np.abs(expected).max())
+    assert not z[np.broadcast_to(mask == 0, z.shape)].any()
+
+
+def test_consistency_at_the_centre_of_the_ball(bundle) -> None:
+    """v = y leaves 0 / 0 unless the graph guards the norm."""
+    y = np.ones((1, 2, 3, 3), np.float32)
+    z = OnnxConsistency(bundle)(
+        y, y, np.ones((1, 1, 3, 3), np.float32), np.full((1, 1, 1, 1), 0.5, np.float32)
+    )
+    np.testing.assert_array_equal(z, y)
+
+
+def test_unknown_provider(bundle) -> None:
+    with pytest.raises(ProviderError, match="expected one of cpu, cuda, tensorrt"):
+        OnnxPrior(bundle, "tpu")
+
+
+def test_provider_that_this_build_lacks(bundle, monkeypatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"cuda is not in this build.*CPUExecutionProvider"):
+        OnnxPrior(bundle, "cuda")
+
+
+def test_silent_fallback_to_the_cpu_is_an_error(bundle, monkeypatch) -> None:
+    """The runtime lists a provider, fails to start it and goes on with the CPU."""
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda model, options, **_: original(model, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(ProviderError, match="fell back to CPUExecutionProvider"):
+        OnnxPrior(bundle, "cuda")
+
+
+def test_missing_runtime_says_what_to_install(bundle, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ProviderError, match=r"pip install 'deq-mpi\[cpu\]'"):
+        OnnxPrior(bundle)
+
+
+def test_session_uses_one_thread(rdn_bytes) -> None:
+    session = OnnxSession(rdn_bytes, {"v": IMAGE}, {"z": IMAGE})
+    options = session._session.get_session_options()
+    assert options.intra_op_num_threads == 1
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ({"w": IMAGE}, {"z": IMAGE}, r"inputs are \['v'\]; expected \['w'\]"),
+        ({"v": IMAGE}, {"out": IMAGE}, "outputs are"),
+        ({"v": IMAGE[1:]}, {"z": IMAGE}, "input v has shape"),
+        ({"v": IMAGE}, {"z": (*IMAGE, 1)}, "output z has shape"),
+        ({"v": ("batch", 2, "height", "width")}, {"z": IMAGE}, "input v has shape"),
+        ({"v": (1, 1, "height", "width")}, {"z": IMAGE}, "input v has shape"),
+        ({"v": ("batch", "channel", "height", "width")}, {"z": IMAGE}, "input v has shape"),
+    ],
+)
+def test_graph_that_differs_from_its_description(rdn_bytes, inputs, outputs, message) -> None:
+    with pytest.raises(BundleError, match=message):
+        OnnxSession(rdn_bytes, inputs, outputs)
+
+
+def test_file_that_is_no_graph(tmp_path: Path) -> None:
+    """Its hash is right, so the bundle is whole, but the runtime cannot read it; the file is named."""
+    folder = Path(shutil.copytree(FIXTURE, tmp_path / "bundle"))
+    (folder / "rdn.onnx").write_bytes(b"no graph")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["networks"]["rdn"]["sha256"] = hashlib.sha256(b"no graph").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"rdn\.onnx: ONNX Runtime cannot load the network") as raised:
+        OnnxPrior(load_bundle(folder))
+    assert "\n" not in str(raised.value)
