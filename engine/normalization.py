@@ -1,0 +1,151 @@
+"""Bring a measurement to the units in which the networks live: peak about 1, known noise level."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import InputError, PairingError
+from engine.operators import Operators
+from engine.protocols import Float32Array
+
+TIKHONOV_PEAK = 0.75
+"""Peak of the Tikhonov image of a vessel phantom of peak 1: the regularisation takes about a quarter."""
+
+SIGMA_FLOOR = 1e-4
+"""Smallest noise level, relative to the rms of the data (80 dB): keeps epsilon positive without noise."""
+
+ROWS_PER_VOXEL = 2
+"""Rows needed per voxel to estimate the noise from the part of the data that no image explains."""
+
+
+@dataclass(frozen=True)
+class NormalizedMeasurement:
+    """One measurement in normalised units, in which A x + n = y with x of peak about 1.
+
+    Attributes
+    ----------
+    y : ndarray of float32, shape (R,)
+        Whitened rows divided by `Operators.scale` and by `intensity`.
+    start : ndarray of float32, shape (N,)
+        Least-squares start x_LS = V_r (U_r^T y / (s_r + damping)).
+    intensity : float
+        Concentration of an image value of 1.
+    sigma : float or None
+        Noise standard deviation per real row, in whitened units (1: the calibration's background noise).
+        None if it was not given and the operators have too few rows to estimate it.
+    epsilon : float or None
+        Bound sigma sqrt(R) on the norm of the noise, in the units of `y`; None without sigma.
+    """
+
+    y: Float32Array
+    start: Float32Array
+    intensity: float
+    sigma: float | None
+    epsilon: float | None
+
+
+def check_rows(rows: NDArray[np.floating], operators: Operators) -> None:
+    """Check that whitened rows (R,) belong to the operators and are finite.
+
+    Raises
+    ------
+    PairingError
+        If the shape is not (R,).
+    InputError
+        If the rows are complex, or a value is NaN or infinite.
+    """
+    if np.iscomplexobj(rows):
+        raise InputError("the measurement is complex; expected real-stacked rows [Re; Im]; use stack_real")
+    if rows.shape != (operators.n_rows,):
+        raise PairingError(
+            f"the measurement has shape {rows.shape}; expected ({operators.n_rows},), one whitened value per "
+            "real row of the operators; prepare it with measurement_rows"
+        )
+    n_bad = rows.size - np.count_nonzero(np.isfinite(rows))
+    if n_bad:
+        raise InputError(
+            f"{n_bad} of {rows.size} measured values are NaN or infinite; expected finite values"
+        )
+
+
+def normalize(
+    rows: NDArray[np.floating], operators: Operators, sigma: float | None = None
+) -> NormalizedMeasurement | None:
+    """Estimate intensity and noise of one measurement, and scale it by them.
+
+    The intensity is the peak of the Tikhonov image V diag(s / (1 + s^2)) U^T y over `TIKHONOV_PEAK`. The
+    noise is estimated from the residual y - U U^T y that no image explains, which also holds model errors:
+    sigma^2 = ||y - U U^T y||^2 / (R - N), at least `SIGMA_FLOOR` of the rms of y. Both scale with y.
+
+    Parameters
+    ----------
+    rows : ndarray of float, shape (R,)
+        Whitened real-stacked rows.
+    operators : Operators
+        The operators they belong to.
+    sigma : float, optional
+        Noise standard deviation per real row in whitened units, instead of the estimate.
+
+    Returns
+    -------
+    NormalizedMeasurement or None
+        None if no image explains any part of the measurement (it is zero).
+
+    Raises
+    ------
+    PairingError, InputError
+        See `check_rows`; also InputError if `sigma` is not positive.
+    """
+    check_rows(rows, operators)
+    if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
+        raise InputError(f"sigma is {sigma}; expected a positive noise level in whitened units")
+    peak = float(np.abs(rows).max())
+    if peak == 0.0:
+        return None
+    # Scaled to order 1 first, so that no unit of the raw signal can overflow or underflow single precision.
+    unit = np.divide(rows, peak, dtype=np.float64).astype(np.float32)
+    coefficients = operators.left_singular @ unit
+    image_peak = _tikhonov_peak(coefficients, operators)
+    if image_peak == 0.0:
+        return None
+    gain = TIKHONOV_PEAK / image_peak
+    scale = peak / gain  # whitened rows per unit of y
+    if sigma is None and operators.n_rows >= ROWS_PER_VOXEL * operators.n_voxels:
+        sigma = peak * _estimate_sigma(unit, coefficients, operators)
+    start = operators.start_matrix @ coefficients[: operators.rank]
+    return NormalizedMeasurement(
+        y=unit * np.float32(gain),
+        start=start * np.float32(gain),
+        intensity=scale / operators.scale,
+        sigma=sigma,
+        epsilon=None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale,
+    )
+
+
+def noise_bound(measurement: NormalizedMeasurement, operators: Operators) -> float:
+    """Return epsilon, or raise InputError if the noise level is not known."""
+    if measurement.epsilon is None:
+        raise InputError(
+            f"the operators have {operators.n_rows} rows for {operators.n_voxels} voxels; estimating the "
+            f"noise level needs at least {ROWS_PER_VOXEL * operators.n_voxels} rows; give sigma"
+        )
+    return measurement.epsilon
+
+
+def _tikhonov_peak(coefficients: Float32Array, operators: Operators) -> float:
+    s = operators.singular_values
+    image = operators.right_singular @ (s / (1.0 + s**2) * coefficients).astype(np.float32)
+    peak = float(image.max())
+    # An image without any positive value has no peak; its size still gives the scale of the problem.
+    return peak if peak > 0 else float(np.abs(image).max())
+
+
+def _estimate_sigma(unit: Float32Array, coefficients: Float32Array, operators: Operators) -> float:
+    n_rows, n_voxels = operators.n_rows, operators.n_voxels
+    # The residual itself, not ||y||^2 - ||U^T y||^2: that difference loses its digits at a high SNR.
+    residual = unit - coefficients @ operators.left_singular
+    sigma = np.linalg.norm(residual.astype(np.float64)) / math.sqrt(n_rows - n_voxels)
+    floor = SIGMA_FLOOR * np.linalg.norm(unit.astype(np.float64)) / math.sqrt(n_rows)
+    return float(max(sigma, floor))

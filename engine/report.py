@@ -1,0 +1,58 @@
+"""The account of one reconstructed frame, for people and for JSON."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.solution import Result
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """How one frame was reconstructed.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method.
+    result : Result
+        How the solve ended.
+    iterations : int
+        Evaluations of the fixed-point map; 0 for a direct method.
+    residuals : tuple of float
+        Relative residual after each iteration.
+    restarts : int
+        Accelerated steps that the safeguard rejected.
+    residual_over_epsilon : float or None
+        ||A x - y|| / epsilon of the image given back; about 1 or less when the image explains the data to the
+        noise. None where sigma is.
+    sigma : float or None
+        Noise standard deviation used, whitened units. None for a zero measurement, and for a least-squares
+        image with too few rows to estimate it.
+    intensity : float
+        Concentration of an image value of 1; 0 for a zero measurement.
+    milliseconds : float
+        Wall time of the frame, normalisation included.
+    """
+
+    method: str
+    result: Result
+    iterations: int
+    residuals: tuple[float, ...]
+    restarts: int
+    residual_over_epsilon: float | None
+    sigma: float | None
+    intensity: float
+    milliseconds: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether the image solves the problem to the accuracy asked for."""
+        return self.result.is_success
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return asdict(self) | {
+            "result": self.result.name.lower(),
+            "converged": self.converged,
+            "residuals": list(self.residuals),
+        }
