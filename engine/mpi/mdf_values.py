@@ -32,7 +32,8 @@ def damage_reported(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise MdfError(f"{name} cannot be read ({error}); expected an intact file; get it again") from error
+        reason = " ".join(str(error).split())
+        raise MdfError(f"{name} cannot be read ({reason}); expected an intact file; get it again") from error
 
 
 def read_value(dataset: h5py.Dataset, stored: Stored) -> Any:
@@ -98,6 +99,8 @@ def _time(dataset: h5py.Dataset, text: str) -> datetime | None:
 def _converted(dataset: h5py.Dataset, raw: Any, kind: Kind) -> NDArray[Any]:
     if isinstance(raw, h5py.Empty):
         raise MdfError(f"{dataset.name} is empty; expected a value; correct the file")
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        raise MdfError(f"{dataset.name} holds text; expected numbers; correct the file")
     array = np.asarray(raw)
     if kind is Kind.NUMBER:
         # Byte order belongs to the machine, not to the value: everything in memory is native.
