@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from engine.bundle import Bundle, load_bundle
+from export.bundle import export_networks
+from export.iconlab import import_iconlab
 from export.onnx_graphs import export_lc, export_rdn
 from trainer.consistency import LearnedConsistency
 from trainer.rdn import ResidualDenseNetwork
@@ -30,10 +33,12 @@ def _run(path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def rdn() -> nn.Module:
-    """A small image prior; the last bias keeps Eq. (23) from clipping a whole image to zero."""
+    """A small image prior near the identity, so that its fixed point is a well-behaved one."""
     torch.manual_seed(11)
     network = ResidualDenseNetwork(features=8, growth=4, blocks=2, layers=2).eval()
-    nn.init.ones_(network.exit.bias)
+    with torch.no_grad():
+        network.exit.weight.mul_(0.1)
+        network.exit.bias.zero_()
     return network
 
 
@@ -71,3 +76,19 @@ def run_lc(lc_graph: Path) -> Run:
 def open_graph() -> Callable[[Path], Run]:
     """Open any graph with ONNX Runtime as a function of named arrays."""
     return _run
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(rdn: nn.Module, lc: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the two small networks; tests must not change it."""
+    path = tmp_path_factory.mktemp("bundles") / "small"
+    export_networks(rdn, lc, path, name="small", description="for tests", training={"seed": 11})
+    return path
+
+
+@pytest.fixture(scope="session")
+def iconlab_bundle(iconlab: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The authors' model for a measurement SNR of about 25 dB, imported."""
+    path = tmp_path_factory.mktemp("bundles") / "iconlab"
+    import_iconlab(iconlab / "deqmpi_psnr20.pth", path)
+    return load_bundle(path)

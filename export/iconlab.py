@@ -1,0 +1,217 @@
+"""Import of the weights that the paper's authors published (github.com/icon-lab/DEQ-MPI, MIT licence).
+
+Their images are (rows, columns) = (26, 13), ours (Ny, Nx) = (13, 26); their LC block convolves along the
+flattened dense layout and bounds Z instead of Z - y. Both are carried over, so that the imported bundle
+computes what their code computes.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from export.bundle import export_networks
+from export.errors import CheckpointError
+from export.parity import ParityReport
+from trainer.consistency import ball_factor
+from trainer.rdn import ResidualDenseNetwork
+
+RDN_PREFIX = "f.sharedNet."
+LC_PREFIX = "f.consistencyNet."
+FEATURES = 12
+GROWTH = 12
+BLOCKS = 4
+LAYERS = 4
+LC_FEATURES = 8
+LC_KERNEL = 3
+
+MAX_LISTED_NAMES = 4
+"""Names of differing tensors listed in an error; the rest are counted."""
+
+Weights = dict[str, Tensor]
+
+
+class ReleasedConsistency(nn.Module):
+    """The LC block of the released weights.
+
+    Differs from `trainer.consistency.LearnedConsistency` in two ways. The 1-D kernels run along the
+    flattened (line, bin) axis, so the ends of neighbouring lines mix. The output is
+    y + Z min(1, epsilon / ||Z - y||), where Eq. (25) has (Z - y) in place of the first Z.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Two-dimensional convolutions of height one: the same sums, but faster in ONNX Runtime.
+        kernel, padding = (1, LC_KERNEL), (0, LC_KERNEL // 2)
+        self.entry = nn.Conv2d(4, LC_FEATURES, kernel, padding=padding)
+        self.hidden = nn.Conv2d(LC_FEATURES, LC_FEATURES, kernel, padding=padding)
+        self.exit = nn.Conv2d(LC_FEATURES, 2, kernel, padding=padding)
+
+    def forward(self, v: Tensor, y: Tensor, mask: Tensor, epsilon: Tensor) -> Tensor:
+        """Make the data consistent with the measurement; shapes as in `LearnedConsistency.forward`.
+
+        Places outside the mask must be zero in `v` and `y`, and are zero in the result.
+        """
+        u = torch.cat([y, v], dim=1).reshape(len(y), 4, 1, -1)
+        u = torch.relu(self.entry(u))
+        u = torch.relu(self.hidden(u))
+        z: Tensor = self.exit(u).reshape(y.shape) * mask  # the norm below runs over selected rows only
+        return y + z * ball_factor(z - y, epsilon)
+
+
+def load_iconlab(
+    checkpoint: str | os.PathLike[str],
+) -> tuple[ResidualDenseNetwork, ReleasedConsistency]:
+    """Read a published DEQ-MPI checkpoint as networks for our image orientation and data layout.
+
+    Parameters
+    ----------
+    checkpoint : path-like
+        A `.pth` file of the authors with both networks.
+
+    Returns
+    -------
+    tuple
+        The image prior and the data consistency, in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read safely, or holds other names, shapes or types.
+    """
+    path = Path(checkpoint)
+    weights = _read(path)
+    rdn = ResidualDenseNetwork(FEATURES, GROWTH, BLOCKS, LAYERS)
+    lc = ReleasedConsistency()
+    sources = _rdn_sources() | _lc_sources()
+    targets = {f"rdn.{k}": v for k, v in rdn.state_dict().items()}
+    targets |= {f"lc.{k}": v for k, v in lc.state_dict().items()}
+    _check_architecture(path, weights, {sources[name]: value for name, value in targets.items()})
+    rdn.load_state_dict({k: _transposed(weights[sources[f"rdn.{k}"]]) for k in rdn.state_dict()})
+    lc.load_state_dict({k: _row_kernel(weights[sources[f"lc.{k}"]]) for k in lc.state_dict()})
+    return rdn.eval(), lc.eval()
+
+
+def import_iconlab(checkpoint: str | os.PathLike[str], bundle_dir: str | os.PathLike[str]) -> ParityReport:
+    """Turn a published DEQ-MPI checkpoint into a bundle that the engine runs.
+
+    Parameters
+    ----------
+    checkpoint : path-like
+        A `.pth` file of the authors with both networks.
+    bundle_dir : path-like
+        Folder to write; an existing bundle is replaced.
+
+    Returns
+    -------
+    ParityReport
+        How closely the written graphs follow the networks.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not one of the published DEQ-MPI checkpoints.
+    BundleError
+        If `bundle_dir` exists and is not a bundle.
+    ParityError
+        If the graphs do not reproduce the networks.
+    """
+    path = Path(checkpoint)
+    rdn, lc = load_iconlab(path)
+    return export_networks(
+        rdn,
+        lc,
+        bundle_dir,
+        name=f"iconlab-{path.stem}",
+        description="Weights published by the authors (doi:10.1109/TMI.2023.3300704), MIT licence.",
+        training={
+            "source": "https://github.com/icon-lab/DEQ-MPI",
+            "checkpoint": path.name,
+            "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "consistency": "released formula, kernels along the flattened dense layout",
+        },
+    )
+
+
+def _read(path: Path) -> Weights:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no checkpoint at {path}; expected a published .pth file: check the path"
+        ) from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}); expected a .pth file with tensors only: "
+            "download it again"
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}; expected a state dict of named tensors: "
+            "give one of the published deqmpi_psnr*.pth files"
+        )
+    return dict(content)
+
+
+def _rdn_sources() -> dict[str, str]:
+    layers = {"entry": "conv0", "shallow": "conv1", "fuse": "conv2", "merge": "conv3", "exit": "conv4"}
+    for block in range(BLOCKS):
+        for layer in range(LAYERS):
+            layers[f"blocks.{block}.layers.{layer}"] = f"rdbs.{block}.local_res_block.{layer}.conv"
+        layers[f"blocks.{block}.fuse"] = f"rdbs.{block}.last_conv"
+    return dict(_parameters("rdn.", layers, RDN_PREFIX))
+
+
+def _lc_sources() -> dict[str, str]:
+    return dict(_parameters("lc.", {"entry": "conv0", "hidden": "convs.0", "exit": "convL"}, LC_PREFIX))
+
+
+def _parameters(ours: str, layers: Mapping[str, str], theirs: str) -> Iterator[tuple[str, str]]:
+    for target, source in layers.items():
+        for kind in ("weight", "bias"):
+            yield f"{ours}{target}.{kind}", f"{theirs}{source}.{kind}"
+
+
+def _check_architecture(path: Path, weights: Weights, expected: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and types with the released architecture, then the tensor saved twice."""
+    twins = {f"{LC_PREFIX}midConvs.0.{kind}": f"{LC_PREFIX}convs.0.{kind}" for kind in ("weight", "bias")}
+    shapes = {name: _released_shape(name, value) for name, value in expected.items()}
+    shapes |= {twin: shapes[name] for twin, name in twins.items()}
+    problems = [f"no {name} {shape}" for name, shape in shapes.items() if name not in weights]
+    problems += [f"unknown {name} {tuple(weights[name].shape)}" for name in weights if name not in shapes]
+    for name in shapes.keys() & weights.keys():
+        found = weights[name]
+        if tuple(found.shape) != shapes[name] or found.dtype != torch.float32:
+            problems.append(f"{name} {tuple(found.shape)} {found.dtype} instead of {shapes[name]} float32")
+    if not problems:
+        problems = [
+            f"{a} and {b} differ" for a, b in twins.items() if not torch.equal(weights[a], weights[b])
+        ]
+    if problems:
+        rest = len(problems) - MAX_LISTED_NAMES
+        listed = "; ".join(sorted(problems)[:MAX_LISTED_NAMES]) + (f"; and {rest} more" if rest > 0 else "")
+        raise CheckpointError(
+            f"{path.name} is of another architecture: {listed}; expected the released DEQ-MPI networks "
+            "(RDN 12 features, growth 12, 4 x 4; LC 4-8-8-2): give one of the deqmpi_psnr*.pth files"
+        )
+
+
+def _released_shape(name: str, ours: Tensor) -> tuple[int, ...]:
+    """Shape in the checkpoint: LC kernels are one-dimensional there."""
+    shape = tuple(ours.shape)
+    return (*shape[:2], shape[3]) if name.startswith(LC_PREFIX) and len(shape) == 4 else shape
+
+
+def _transposed(value: Tensor) -> Tensor:
+    """Exchange a kernel's spatial axes: the network then acts on transposed images."""
+    return value.transpose(2, 3).contiguous() if value.ndim == 4 else value
+
+
+def _row_kernel(value: Tensor) -> Tensor:
+    """Give a one-dimensional kernel a height of one."""
+    return value.unsqueeze(2) if value.ndim == 3 else value
