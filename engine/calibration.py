@@ -109,8 +109,8 @@ def _report(selected: SelectedRows, operators: Operators, config: CalibrationCon
     if selected.harmonic is not None:
         counts = zip(*np.unique(selected.harmonic, return_counts=True), strict=True)
         report.append("rows per harmonic: " + ", ".join(f"{k}: {count}" for k, count in counts))
-    with np.errstate(divide="ignore"):
-        condition = np.divide(s[0], s[-1])
+    # An upsampled matrix is singular; its smallest singular values are rounding.
+    condition = s[0] / s[-1] if s[-1] > s[0] * len(s) * np.finfo(np.float64).eps else np.inf
     report.append(
         f"singular values: condition number {condition:.3g}, {s[0] / s[operators.rank - 1]:.3g} for the "
         f"{operators.rank} of {len(s)} in the least-squares start"

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from engine.calibration import CalibrationConfig
+from engine.calibration import calibrate as calibrate_from_python
 from engine.commands.calibrate import calibrate
 from engine.errors import ConfigError, SelectionError
 from engine.mpi.mdf import write_mdf
@@ -36,7 +38,7 @@ def test_writes_operators_and_says_what_was_kept(run):
     assert f"wrote {target} in " in result.output
 
 
-def test_every_option_reaches_the_selection(run):
+def test_every_option_reaches_the_selection(run, scan):
     result, target = run(
         *(
             "--snr-threshold",
@@ -57,6 +59,18 @@ def test_every_option_reaches_the_selection(run):
     assert operators.grid.size == (10, 8, 1)
     assert operators.rank == 9
     assert "per harmonic" not in result.output
+    config = CalibrationConfig(
+        snr_threshold=2.0,
+        harmonics=None,
+        min_frequency=1800.0,
+        max_frequency=2200.0,
+        channels=(1,),
+        upsample=2,
+        smooth=True,
+        rank=9,
+    )
+    expected = calibrate_from_python(scan.calibration(), config)
+    np.testing.assert_array_equal(operators.system_matrix, expected.system_matrix)
 
 
 def test_defaults_are_the_papers(run):

@@ -147,6 +147,22 @@ def test_background_frames_may_stand_anywhere(calibration):
     assert_same_matrix(matrix, system_matrix_from_mdf(calibration, CONFIG))
 
 
+def test_a_meandering_acquisition_is_put_in_grid_order(calibration):
+    # Every second line of five voxels was measured backwards; such a file carries no permutation.
+    walk = np.arange(20).reshape(4, 5)
+    walk[1::2] = walk[1::2, ::-1]
+    data = calibration.measurement.data.copy()
+    data[..., :20] = data[..., walk.ravel()]
+    file = replace(
+        calibration,
+        measurement=replace(
+            calibration.measurement, data=data, is_frame_permutation=False, frame_permutation=None
+        ),
+        calibration=replace(calibration.calibration, is_meandering_grid=True),
+    )
+    assert_same_matrix(system_matrix_from_mdf(file, CONFIG), system_matrix_from_mdf(calibration, CONFIG))
+
+
 @pytest.mark.parametrize("axis", ["stored bins", "full axis"])
 def test_the_snr_of_the_file_goes_first(scan, axis):
     full = np.random.default_rng(9).uniform(0, 10, (3, 2, 101))
@@ -221,6 +237,11 @@ def test_report_says_when_there_are_too_few_rows_for_the_noise(calibration):
     operators, report = calibrate_with_report(calibration, replace(CONFIG, snr_threshold=40.0))
     assert operators.n_rows < 2 * 20
     assert "has to be given to the reconstruction" in report[-1]
+
+
+def test_report_of_an_upsampled_matrix_calls_it_singular(calibration):
+    _, report = calibrate_with_report(calibration, replace(CONFIG, upsample=2))
+    assert "condition number inf" in "\n".join(report)
 
 
 def test_state_of_the_spectra_is_recorded(calibration):
