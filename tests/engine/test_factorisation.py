@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.factorisation import make_operators
 from engine.errors import SelectionError
+from engine.factorisation import make_operators
 from engine.mpi.grid import Grid
 from engine.operators import SPECTRAL_NORM, START_DAMPING
 
