@@ -90,10 +90,15 @@ def new_calibration_file(
     MdfError
         If the shapes contradict each other or a value is not finite.
     """
+    if background is not None and background.shape[1:] != foreground.shape[1:]:
+        raise MdfError(
+            f"background frames have the shape {background.shape[1:]}; expected {foreground.shape[1:]} like "
+            "the foreground; pass spectra of the same periods, channels and bins"
+        )
     frames = foreground if background is None else np.concatenate([foreground, background])
     n_frames = len(frames)
     measurement = _measurement(
-        data=np.ascontiguousarray(np.moveaxis(frames, 0, -1), dtype=np.complex64),
+        data=_single(np.moveaxis(frames, 0, -1), np.complex64),
         is_background_frame=np.arange(n_frames) >= len(foreground),
         bins=bins,
         is_fast_frame_axis=True,
@@ -200,7 +205,7 @@ def new_reconstruction_file(images: NDArray[np.floating], grid: Grid, source: Md
             f"{', '.join(str(n) for n in grid.volume_shape)}); pass volumes on the grid"
         )
     reconstruction = Reconstruction(
-        data=grid.to_vector(images).astype(np.float32)[..., np.newaxis],
+        data=_single(grid.to_vector(images), np.float32)[..., np.newaxis],
         size=np.array(grid.size, np.int64),
         field_of_view=np.array(grid.field_of_view, np.float64),
         field_of_view_center=np.array(grid.center, np.float64),
@@ -239,6 +244,12 @@ def _measurement(
         frame_permutation=frame_permutation,
         frequency_selection=None if bins is None else np.asarray(bins, np.int64) + 1,
     )
+
+
+def _single(values: NDArray[Any], dtype: type[np.float32 | np.complex64]) -> NDArray[Any]:
+    """Copy to single precision, contiguous; what overflows becomes infinite, which the checks report."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=dtype, order="C")
 
 
 def _checked(file: MdfFile) -> MdfFile:

@@ -8,6 +8,7 @@ is optional in the file. Reader, writer and checks all walk this one description
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum, auto
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -78,7 +79,7 @@ def mdf_name(attribute: str) -> str:
 
 def stored_fields(model: type) -> tuple[Field, ...]:
     """Return the datasets described by a dataclass, in the order of its attributes."""
-    hints = get_type_hints(model, include_extras=True)
+    hints = _annotations(model)
     found = []
     for item in fields(model):
         hint = hints[item.name]
@@ -92,7 +93,7 @@ def stored_fields(model: type) -> tuple[Field, ...]:
 
 def subgroups(model: type) -> tuple[Group, ...]:
     """Return the sub-groups described by a dataclass, in the order of its attributes."""
-    hints = get_type_hints(model, include_extras=True)
+    hints = _annotations(model)
     found = []
     for item in fields(model):
         hint = hints[item.name]
@@ -102,6 +103,11 @@ def subgroups(model: type) -> tuple[Group, ...]:
             hint = next(kind for kind in get_args(hint) if kind is not type(None))
         found.append(Group(item.name, mdf_name(item.name), hint, item.default is MISSING))
     return tuple(found)
+
+
+@cache
+def _annotations(model: Any) -> dict[str, Any]:
+    return get_type_hints(model, include_extras=True)
 
 
 def walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:

@@ -80,7 +80,8 @@ def _texts(dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def _decoded(text: bytes | str) -> str:
-    return text.decode("utf-8") if isinstance(text, bytes) else text
+    # Text of fixed length ends at its first NUL; what follows is padding.
+    return text.partition(b"\0")[0].decode("utf-8") if isinstance(text, bytes) else text
 
 
 def _time(dataset: h5py.Dataset, text: str) -> datetime | None:

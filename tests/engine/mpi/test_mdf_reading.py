@@ -201,6 +201,10 @@ class TestEncodings:
             handle.create_dataset("/scanner/name", data="the scanner", dtype=dtype)
         assert read_mdf(path).scanner.name == "the scanner"
 
+    def test_text_of_fixed_length_ends_at_its_first_nul(self, raw_measurement, save_raw):
+        raw_measurement["/scanner/name"] = np.bytes_(b"scanner\0garbage")
+        assert read_mdf(save_raw(raw_measurement)).scanner.name == "scanner"
+
     def test_text_in_a_null_dataspace_is_empty(self, raw_measurement, save_raw):
         raw_measurement["/scanner/operator"] = h5py.Empty("S1")
         assert read_mdf(save_raw(raw_measurement)).scanner.operator == ""
