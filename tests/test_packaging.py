@@ -1,5 +1,6 @@
 """The wheel holds the three packages and their data, and nothing else; its metadata says what it needs."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -61,10 +62,11 @@ def test_every_module_is_in(names: set[str]) -> None:
     assert {name for name in names if name.endswith(".py")} == on_disk
 
 
-def test_data_files_are_the_bundles_and_the_typing_markers(names: set[str]) -> None:
+def test_data_files_are_bundles_example_configurations_and_typing_markers(names: set[str]) -> None:
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     models = {name for name in data if name.startswith("engine/models/")}
-    assert data - models == {f"{package}/py.typed" for package in PACKAGES}
+    examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
+    assert data - models - examples == {f"{package}/py.typed" for package in PACKAGES}
     bundles = {name.rsplit("/", 1)[0] for name in models}
     assert bundles
     assert models == {f"{bundle}/{file}" for bundle in bundles for file in BUNDLE_FILES}
