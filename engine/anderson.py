@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 class AndersonHistory:
-    r"""The last `memory` pairs (f(z_i), g_i = f(z_i) - z_i) and the next point they suggest.
+    """The last `memory` pairs (f(z_i), g_i = f(z_i) - z_i) and the next point they suggest.
 
     The weights minimise the mixed residual over affine combinations,
 
-    .. math:: \min_a \|\sum_i a_i g_i\|^2 + \lambda\, \bar{d}\, \|a\|^2, \quad \sum_i a_i = 1,
+        min_a ||sum_i a_i g_i||^2 + lambda d ||a||^2   with   sum_i a_i = 1,
 
-    and the next point is sum_i a_i (z_i + beta g_i). :math:`\bar d` is the mean squared norm of the residuals
-    held, so scaling f and z by a constant changes nothing. With one pair the point is the plain z + beta g.
+    and the next point is sum_i a_i (z_i + beta g_i). d is the mean squared norm of the residuals held, so
+    scaling f and z by a constant changes nothing. With one pair the point is the plain z + beta g.
 
     The history is kept in float64 whatever the state's type: weights of opposite sign cancel. All buffers are
     allocated once; a solve touches no new memory beyond the `memory` x `memory` system.
