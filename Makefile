@@ -57,9 +57,8 @@ test-slow: $(DEV)/.ready  ## The tests left out of the default set
 # The proof that engine needs no torch: the built wheel, in an environment without torch, with the source tree out of reach.
 wheel-test: $(WHEEL)/.ready  ## The tests of engine on the built wheel, in an environment without torch
 	$(call say,tests/engine on the wheel without torch)
-	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && here=$$(pwd) && \
-	mkdir "$$copy/tests" && cp -R tests/engine "$$copy/tests/" && cp pyproject.toml "$$copy/" && \
-	{ test ! -f tests/conftest.py || cp tests/conftest.py "$$copy/tests/"; } && cd "$$copy" && \
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && here=$$(pwd) && mkdir "$$copy/tests" && \
+	cp -R tests/engine tests/fixtures tests/conftest.py "$$copy/tests/" && cp pyproject.toml "$$copy/" && cd "$$copy" && \
 	"$$here/$(WHEEL)/bin/python" -c 'import sys, engine; from importlib.util import find_spec as find; \
 	there = [name for name in ("torch", "onnx") if find(name)]; \
 	sys.exit(f"{there} found in an environment that must not have them") if there else None; \

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import engine
+from engine.mpi.mdf import read_mdf, write_mdf
+from engine.mpi.mdf_access import images
 
 REFUSE = """
 import sys
@@ -84,6 +87,23 @@ def test_help_without_torch() -> None:
     run = run_refusing("from engine.cli import main\nmain(['--help'], prog_name='engine')")
     assert run.returncode == 0, run.stderr
     assert "Usage: engine" in run.stdout
+
+
+def test_calibrate_and_reconstruct_without_torch(scan, tmp_path: Path) -> None:
+    """The two commands that a scanner needs, on files, in a process without torch and onnx."""
+    calibration, measurement = tmp_path / "calibration.mdf", tmp_path / "measurement.mdf"
+    operators, image = tmp_path / "operators.h5", tmp_path / "image.mdf"
+    write_mdf(calibration, scan.calibration())
+    spectra = scan.frames(np.eye(20)[:2], np.random.default_rng(1))
+    write_mdf(measurement, scan.measurement(spectra))
+    bundle = Path(__file__).parents[1] / "fixtures" / "bundle"
+    for arguments in (
+        ["calibrate", calibration, operators],
+        ["recon", measurement, image, "--operators", operators, "--model", bundle],
+    ):
+        run = run_refusing("from engine.cli import main\nmain()", *map(str, arguments))
+        assert run.returncode == 0, run.stderr
+    assert images(read_mdf(image)).shape == (2, 1, 1, 4, 5)
 
 
 @pytest.mark.parametrize("module", ["engine", "engine.cli", "engine.operators", "engine.mpi.grid"])
