@@ -125,9 +125,9 @@ def normalize(
 
 
 def noise_bound(measurement: NormalizedMeasurement, operators: Operators) -> float:
-    """Return epsilon, or raise InputError if the noise level is not known."""
+    """Return epsilon, or raise PairingError if the noise level is not known."""
     if measurement.epsilon is None:
-        raise InputError(
+        raise PairingError(
             f"the operators have {operators.n_rows} rows for {operators.n_voxels} voxels; estimating the "
             f"noise level needs at least {ROWS_PER_VOXEL * operators.n_voxels} rows; give sigma"
         )

@@ -54,6 +54,13 @@ class LeastSquares:
     def __init__(self, operators: Operators) -> None:
         self.operators = operators
 
+    @classmethod
+    def load(cls, operators_path: str | os.PathLike[str]) -> "LeastSquares":
+        """Open an operators file; raises OperatorsError if it cannot be used."""
+        from engine.operators_file import load_operators
+
+        return cls(load_operators(operators_path))
+
     def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
         """Reconstruct one frame, as `Reconstructor.reconstruct`; sigma matters only to the report."""
         started = time.perf_counter()
@@ -164,9 +171,10 @@ class Reconstructor:
         Raises
         ------
         PairingError
-            If the number of rows is not the operators'.
+            If the number of rows is not the operators', or the noise level can neither be estimated from
+            them nor was given.
         InputError
-            If a value is not finite, or the noise level can neither be estimated nor was given.
+            If a value is not finite.
         NonFiniteError
             If the networks produce NaN or infinity.
         """
