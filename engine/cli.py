@@ -1,0 +1,28 @@
+"""The command `engine`."""
+
+import click
+
+from engine.command_group import CommandGroup, LazyCommand
+
+COMMANDS = {
+    "simulate": LazyCommand("engine.commands.simulate", "simulate", "Make the files of a simulated scan."),
+    "calibrate": LazyCommand(
+        "engine.commands.calibrate", "calibrate", "Turn a system matrix into operators."
+    ),
+    "recon": LazyCommand("engine.commands.recon", "recon", "Reconstruct images from a measurement."),
+    "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
+    "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
+}
+
+
+@click.group(
+    cls=CommandGroup, lazy_commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="deq-mpi")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def main(debug: bool) -> None:
+    """Reconstruct magnetic particle images with a deep equilibrium model."""
+
+
+if __name__ == "__main__":
+    main()

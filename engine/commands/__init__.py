@@ -1,0 +1,1 @@
+"""The commands of `engine`, one module each."""
