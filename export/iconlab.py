@@ -7,7 +7,7 @@ computes what their code computes.
 
 import hashlib
 import os
-import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -139,12 +139,14 @@ def import_iconlab(checkpoint: str | os.PathLike[str], bundle_dir: str | os.Path
 
 def _read(path: Path) -> Weights:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about pickle protocols; an unreadable file is an error below
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no checkpoint at {path}; expected a published .pth file: check the path"
         ) from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes torch's reader stumble in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); expected a .pth file with tensors only: "

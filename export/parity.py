@@ -94,6 +94,13 @@ class ParityReport:
                 "compare the versions of torch and onnxruntime with the supported ones"
             )
 
+    def __str__(self) -> str:
+        evaluations = ", ".join(f"{a}/{b}" for a, b in self.iterations)
+        return (
+            f"networks within {max(self.rdn, self.lc):.1e}, one step within {self.step:.1e}, "
+            f"images within {self.image:.1e} of their largest value; evaluations {evaluations}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values for a manifest."""
         return {

@@ -1,0 +1,107 @@
+"""The bundle folder: what the engine reads is what the export wrote, and nothing wrong gets written."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.bundle import load_bundle
+from engine.errors import BundleError, InputError
+from engine.fixed_point import FixedPointConfig
+from engine.reconstructor import Reconstructor
+from engine.sessions import OnnxConsistency, OnnxPrior
+from export.bundle import export_networks, export_run
+from export.errors import ParityError
+from export.parity_problem import parity_problem, synthetic_operators
+from trainer.checkpoint import BEST_WEIGHTS, save_weights
+from trainer.consistency import LearnedConsistency
+from trainer.equilibrium import EquilibriumModel
+from trainer.linear_operators import TorchOperators
+from trainer.validation import reconstruct
+
+IMAGE_TOLERANCE = 1e-2
+"""Relative to the peak: two solvers in float32 that stop at residuals of 2e-3 carry rounding that far."""
+
+ITERATION_TOLERANCE = 4
+"""Of about thirty: the residual falls slowly near the end, so that rounding moves the crossing."""
+
+
+def test_the_engine_reads_what_was_written(bundle_dir):
+    manifest = load_bundle(bundle_dir).manifest
+    assert (manifest.name, manifest.description, manifest.opset) == ("small", "for tests", 18)
+    assert manifest.training["seed"] == 11
+    assert manifest.training["parity"]["rdn"] < 1e-5
+    assert manifest.solver == FixedPointConfig()
+    assert manifest.networks["rdn"].inputs == {"v": ("batch", 1, "height", "width")}
+    assert manifest.networks["lc"].inputs["epsilon"] == ("batch", 1, 1, 1)
+    assert sorted(entry.name for entry in bundle_dir.iterdir()) == ["lc.onnx", "manifest.json", "rdn.onnx"]
+    assert [entry.name for entry in bundle_dir.parent.iterdir()] == [bundle_dir.name]
+
+
+def test_the_manifest_holds_the_hashes_of_the_files(bundle_dir):
+    networks = json.loads((bundle_dir / "manifest.json").read_text(encoding="utf-8"))["networks"]
+    for role in ("rdn", "lc"):
+        content = (bundle_dir / networks[role]["file"]).read_bytes()
+        assert networks[role]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["rdn.onnx", "lc.onnx"])
+def test_a_changed_file_is_refused(bundle_dir, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle_dir, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        load_bundle(copy)
+
+
+def test_the_engine_reconstructs_what_the_trainer_does(bundle_dir, rdn, lc):
+    """Everything at once: the torch twin of the method against the engine with the exported graphs."""
+    operators = synthetic_operators()
+    problem = parity_problem(operators)
+    config = FixedPointConfig(tolerance=2e-3, max_iterations=100)
+    bundle = load_bundle(bundle_dir)
+    engine = Reconstructor(operators, OnnxPrior(bundle), OnnxConsistency(bundle), config)
+    found = engine.reconstruct_frames(problem.frames)
+    rows = torch.tensor(problem.frames / operators.scale, dtype=torch.float32)
+    expected, solution = reconstruct(EquilibriumModel(rdn, lc), TorchOperators(operators), rows, config)
+    assert bool(solution.converged.all())
+    for frame, image, iterations in zip(found, expected, solution.iterations.tolist(), strict=True):
+        assert frame.image.shape == (1, *image.shape)
+        assert image.max() > 0.5
+        assert np.abs(frame.image[0] - image).max() < IMAGE_TOLERANCE * image.max()
+        assert abs(frame.report.iterations - iterations) <= ITERATION_TOLERANCE
+
+
+class DifferentWhenTraced(nn.Module):
+    """Computes something else while it is exported than when it runs."""
+
+    def forward(self, v):
+        return torch.relu(v) * (1.01 if torch.compiler.is_exporting() else 1.0)
+
+
+def test_graphs_that_differ_from_their_networks_are_not_published(lc, tmp_path):
+    with pytest.raises(ParityError, match=r"rdn 0\.01 \(limit 1e-05\)"):
+        export_networks(DifferentWhenTraced(), lc, tmp_path / "bundle", name="wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
+def change_model(run_dir, tmp_path, weights):
+    """Copy a run folder with other best weights than its configuration describes."""
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    save_weights(folder / BEST_WEIGHTS, weights)
+    return folder
+
+
+def test_weights_of_another_architecture_are_refused(run_dir, rdn, tmp_path):
+    folder = change_model(run_dir, tmp_path, EquilibriumModel(rdn, LearnedConsistency(features=4)))
+    with pytest.raises(InputError, match=r"lc\.exit\.weight") as caught:
+        export_run(folder, tmp_path / "bundle")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "bundle").exists()
