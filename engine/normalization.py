@@ -98,6 +98,7 @@ def normalize(
     PairingError, InputError
         See `check_rows`; also InputError if `sigma` is not positive.
     """
+    rows = np.asarray(rows)
     check_rows(rows, operators)
     if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma is {sigma}; expected a positive noise level in whitened units")

@@ -195,6 +195,7 @@ class Reconstructor:
 
 
 def _as_frames(rows: NDArray[Any], operators: Operators) -> NDArray[Any]:
+    rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] != operators.n_rows:
         raise PairingError(
             f"the frames have shape {rows.shape}; expected (F, {operators.n_rows}), one whitened value per "

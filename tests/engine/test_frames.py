@@ -3,7 +3,7 @@
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.commands.frames import frame_list, parse_frames
@@ -65,6 +65,7 @@ def test_names(frames, text) -> None:
     assert frame_list(frames) == text
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 50), min_size=1))
 def test_names_say_exactly_which_frames(frames) -> None:
     text = frame_list(list(frames)).removeprefix("frames ").removeprefix("frame ")
