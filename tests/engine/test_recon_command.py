@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from engine.calibration import CalibrationConfig, calibrate
 from engine.cli import main
+from engine.fixed_point import FixedPointConfig
 from engine.measurement import measurement_rows
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf_access import images, reconstruction_grid
@@ -117,6 +118,16 @@ def test_solver_options_reach_the_solver(run, tmp_path, options, expected) -> No
     assert run("--stats", str(tmp_path / "stats.json"), *options).exit_code == 0
     solver = json.loads((tmp_path / "stats.json").read_text())["solver"]
     assert {key: solver[key] for key in expected} == expected
+
+
+def test_the_bundle_says_how_to_solve(folder, tmp_path) -> None:
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["solver"]["max_iterations"] = 7
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert Reconstructor.load(folder / "operators.h5", bundle).config.max_iterations == 7
+    own = FixedPointConfig(max_iterations=3)
+    assert Reconstructor.load(folder / "operators.h5", bundle, own).config == own
 
 
 def test_sigma_reaches_the_report(run, tmp_path) -> None:
