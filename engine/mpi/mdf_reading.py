@@ -15,6 +15,7 @@ from engine.mpi.mdf_model import MdfFile
 from engine.mpi.mdf_values import damage_reported, read_value, warn
 
 Model = TypeVar("Model")
+Members = dict[str, h5py.HLObject]
 
 
 def read_mdf(path: str | Path) -> MdfFile:
@@ -66,10 +67,11 @@ def _opened(path: Path) -> h5py.File:
 
 
 def _check_version(handle: h5py.File) -> None:
-    fields = {field.name: field for field in stored_fields(MdfFile)}
-    if "version" not in handle:
+    members = _members(handle, MdfFile)
+    if "version" not in members:
         raise MdfError("/version is missing; expected MDF 2.x; is this another kind of HDF5 file?")
-    version = str(_read_field(handle, fields["version"]))
+    field = next(field for field in stored_fields(MdfFile) if field.name == "version")
+    version = str(_read_field(handle, members, field))
     match = re.fullmatch(r"\s*v?(\d+)(\.\d+)*\s*", version)
     if match is None:
         raise MdfError(f"/version is {version!r}; expected a number like 2.1.0; correct the file")
@@ -78,31 +80,38 @@ def _check_version(handle: h5py.File) -> None:
 
 
 def _read_group(node: h5py.Group, model: type[Model]) -> Model:
+    members = _members(node, model)
     values: dict[str, Any] = {}
     for field in stored_fields(model):
-        values[field.attribute] = _read_field(node, field)
+        values[field.attribute] = _read_field(node, members, field)
     for group in subgroups(model):
-        child = _member(node, group.name)
-        if isinstance(child, h5py.Group) and (group.required or _is_used(child, group.model)):
+        path, child = _path(node, group.name), members.get(group.name)
+        if child is None and group.required:
+            raise MdfError(f"{path} is missing; expected this group; complete the file")
+        if child is not None and not isinstance(child, h5py.Group):
+            raise MdfError(f"{path} is no group; expected one; correct the file")
+        # An optional group that only holds extensions of other programs is not in use.
+        if child is not None and (group.required or _members(child, group.model)):
             values[group.attribute] = _read_group(child, group.model)
-        elif group.required:
-            raise MdfError(f"{_path(node, group.name)} is missing; expected this group; complete the file")
     return model(**values)
 
 
-def _is_used(node: h5py.Group, model: type) -> bool:
-    """Whether an optional group holds anything of the specification, not only extensions."""
-    return any(field.name in node for field in stored_fields(model))
+def _members(node: h5py.Group, model: type) -> Members:
+    """Return the objects of a group that the specification knows; extensions are left alone."""
+    known = {name for field in stored_fields(model) for name in (field.name, *field.stored.aliases)}
+    known |= {group.name for group in subgroups(model)}
+    # Listing the links finds damage that h5py's own test for membership takes for absence.
+    with damage_reported(node.name):
+        return {name: node[name] for name in node if name in known}
 
 
-def _read_field(node: h5py.Group, field: Field) -> Any:
+def _read_field(node: h5py.Group, members: Members, field: Field) -> Any:
     for name in (field.name, *field.stored.aliases):
-        dataset = _member(node, name)
-        if dataset is None:
+        if name not in members:
             continue
-        if not isinstance(dataset, h5py.Dataset):
+        if not isinstance(members[name], h5py.Dataset):
             raise MdfError(f"{_path(node, name)} is no dataset; expected one; correct the file")
-        return read_value(dataset, field.stored)
+        return read_value(members[name], field.stored)
     path = _path(node, field.name)
     if field.stored.assumed is not None:
         warn(node, f"{path} is missing; {int(field.stored.assumed)} is assumed")
@@ -110,11 +119,6 @@ def _read_field(node: h5py.Group, field: Field) -> Any:
     if field.required:
         raise MdfError(f"{path} is missing; expected this mandatory dataset; complete the file")
     return field.default
-
-
-def _member(node: h5py.Group, name: str) -> h5py.HLObject | None:
-    with damage_reported(_path(node, name)):
-        return node.get(name)
 
 
 def _path(node: h5py.Group, name: str) -> str:

@@ -44,8 +44,10 @@ def read_value(dataset: h5py.Dataset, stored: Stored) -> Any:
     MdfError
         If the dataset cannot be read, has another type, or holds several values where one is expected.
     """
+    with damage_reported(dataset.name):
+        raw = dataset[()]
     texts_expected = stored.kind in (Kind.TEXT, Kind.UUID, Kind.TIME)
-    array = _texts(dataset) if texts_expected else _converted(dataset, _load(dataset), stored.kind)
+    array = _texts(dataset, raw) if texts_expected else _converted(dataset, raw, stored.kind)
     if stored.shape:
         if stored.kind is Kind.TIME:
             return tuple(_time(dataset, text) for text in array.ravel().tolist())
@@ -60,17 +62,11 @@ def read_value(dataset: h5py.Dataset, stored: Stored) -> Any:
     return value
 
 
-def _load(dataset: h5py.Dataset) -> Any:
-    with damage_reported(dataset.name):
-        return dataset[()]
-
-
-def _texts(dataset: h5py.Dataset) -> NDArray[Any]:
+def _texts(dataset: h5py.Dataset, raw: Any) -> NDArray[Any]:
     if h5py.check_string_dtype(dataset.dtype) is None:
         raise MdfError(f"{dataset.name} has the type {dataset.dtype}; expected text; correct the file")
-    if dataset.shape is None:  # an HDF5 null dataspace: how some writers store an empty string
+    if isinstance(raw, h5py.Empty):  # an HDF5 null dataspace: how some writers store an empty string
         return np.array("")
-    raw = _load(dataset)
     array = np.asarray(raw, dtype=object)
     try:
         texts = [_decoded(text) for text in array.ravel()]
@@ -90,11 +86,11 @@ def _time(dataset: h5py.Dataset, text: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as error:
         raise MdfError(
             f"{dataset.name} is {text!r}; expected a UTC time like 2024-05-31T12:00:00.000; correct the file"
         ) from error
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _converted(dataset: h5py.Dataset, raw: Any, kind: Kind) -> NDArray[Any]:

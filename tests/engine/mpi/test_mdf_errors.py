@@ -81,6 +81,7 @@ MEASUREMENT_ERRORS = {
         lambda content: content.update({"/study/name/x": content.pop("/study/name")}),
         "/study/name is no dataset",
     ),
+    "dataset for group": (replaced("/tracer", np.zeros(3)), "/tracer is no group"),
     "five axes": (replaced("/measurement/data", np.zeros((1, 5, 2, 3, 14))), "has shape (1, 5, 2, 3, 14)"),
     "other N": (replaced("/measurement/data", np.zeros((4, 2, 3, 14))), "expected (N=5, J=2, C=3, V=14)"),
     "other J": (replaced("/measurement/data", np.zeros((5, 3, 3, 14))), "expected (N=5, J=2, C=3, V=14)"),
@@ -146,6 +147,7 @@ MEASUREMENT_ERRORS = {
     ),
     "number as text": (replaced("/study/number", "7"), "/study/number holds text"),
     "unreadable time": (replaced("/time", "31.05.2024"), "/time is '31.05.2024'"),
+    "time before the calendar": (replaced("/time", "0001-01-01T00:00:00+02:00"), "/time is '0001"),
     "not UTF-8": (replaced("/scanner/name", np.bytes_(b"\xff\xfe")), "/scanner/name is not text"),
     "divider of three channels": (
         replaced("/acquisition/drivefield/divider", np.ones((3, 3), np.int64)),
@@ -348,6 +350,17 @@ def test_truncated_file(raw_calibration, save_raw, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     assert "not an intact HDF5 file" in refusal(path)
+
+
+@pytest.mark.parametrize("signature", [b"TREE", b"HEAP", b"SNOD"])
+def test_damaged_group(raw_measurement, save_raw, signature):
+    path = save_raw(raw_measurement)
+    whole = path.read_bytes()
+    places = [match.start() for match in re.finditer(signature, whole)]
+    assert len(places) >= 6  # one per group
+    for place in places:
+        path.write_bytes(whole[:place] + bytes(4) + whole[place + 4 :])
+        assert re.search(r"is missing|cannot be read|not an intact HDF5 file", refusal(path))
 
 
 def test_damaged_compressed_data(raw_measurement, save_raw):
