@@ -37,9 +37,13 @@ class Grid:
         if len(self.size) != 3 or any(n < 1 for n in self.size):
             raise MdfError(f"grid size is {self.size}; expected three positive voxel counts (Nx, Ny, Nz)")
         if len(self.field_of_view) != 3 or not all(math.isfinite(f) and f > 0 for f in self.field_of_view):
-            raise MdfError(f"field of view is {self.field_of_view}; expected three positive lengths in metres")
+            raise MdfError(
+                f"field of view is {self.field_of_view}; expected three positive lengths in metres"
+            )
         if len(self.center) != 3 or not all(math.isfinite(c) for c in self.center):
-            raise MdfError(f"field-of-view centre is {self.center}; expected three finite coordinates in metres")
+            raise MdfError(
+                f"field-of-view centre is {self.center}; expected three finite coordinates in metres"
+            )
 
     @property
     def n_voxels(self) -> int:
