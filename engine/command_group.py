@@ -97,7 +97,8 @@ class CommandGroup(click.Group):
                 _report(ctx, str(error))
                 ctx.exit(1)
             except Exception as error:
-                _report(ctx, f"unexpected {type(error).__name__}: {error}; use engine --debug for details")
+                hint = f"use {ctx.command_path} --debug for details"
+                _report(ctx, f"unexpected {type(error).__name__}: {error}; {hint}")
                 ctx.exit(1)
 
 

@@ -36,7 +36,7 @@ def group_that_raises(error: BaseException) -> click.Group:
         (
             ZeroDivisionError("x\ny"),
             1,
-            "Error: unexpected ZeroDivisionError: x y; use engine --debug for details",
+            "Error: unexpected ZeroDivisionError: x y; use main --debug for details",
         ),
     ],
 )
@@ -45,6 +45,12 @@ def test_errors_become_one_line(error: Exception, code: int, line: str) -> None:
     assert result.exit_code == code
     assert result.stderr == line + "\n"
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("program", ["engine", "trainer", "deqmpi-export", "python -m trainer"])
+def test_the_hint_names_the_program_that_ran(program: str) -> None:
+    result = CliRunner().invoke(group_that_raises(ZeroDivisionError()), [], prog_name=program)
+    assert result.stderr.endswith(f"; use {program} --debug for details\n")
 
 
 def test_debug_adds_the_traceback() -> None:
