@@ -10,13 +10,14 @@ tensorboard/              the same, for TensorBoard
 """
 
 import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engine.atomic_write import atomic_path
@@ -81,7 +82,7 @@ def save_weights(path: Path, model: EquilibriumModel) -> None:
     """Write the weights of both networks as safetensors."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))
 
 
 def load_weights(path: Path, model: EquilibriumModel) -> None:
@@ -99,9 +100,7 @@ def load_weights(path: Path, model: EquilibriumModel) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a safetensors file ({error}); expected the weights of a run"
-        ) from error
+        raise InputError(f"{path} is no safetensors file ({error}); expected the weights of a run") from error
     own = model.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         got = tuple(weights[key].shape) if key in weights else "nothing"
@@ -128,10 +127,13 @@ def load_state(run_dir: Path) -> RunState:
     path = run_dir / STATE_FILE
     if not path.is_file():
         raise InputError(f"no checkpoint {path}; expected one to resume from: start the run without --resume")
+    # Anything but a zip archive would go to torch's loader of old formats.
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a checkpoint of this program (no torch archive); start a new run")
     try:
         return RunState(**torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (pickle.UnpicklingError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a checkpoint of this program ({reason}); start a new run") from error
 
 
