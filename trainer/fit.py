@@ -61,7 +61,9 @@ def fit(
     """
     run_dir = Path(run_dir)
     device = _device(config.fit.device)
-    state = _open_run(config, run_dir, resume=resume)
+    if not resume:
+        _require_no_run(run_dir)
+    state = _state_to_resume(config, run_dir) if resume else None
     if config.fit.threads:
         torch.set_num_threads(config.fit.threads)
     problem = load_problem(config.data, device) if problem is None else problem
@@ -79,6 +81,9 @@ def fit(
     )
     if state is not None:
         run.restore(state)
+    else:  # last, so that a run that cannot start leaves no folder behind
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(run_dir, config)
     # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
     with (
         torch.backends.cudnn.flags(allow_tf32=False, deterministic=True),
@@ -95,21 +100,21 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _open_run(config: TrainConfig, run_dir: Path, *, resume: bool) -> RunState | None:
-    """Create the run folder, or check that it belongs to the configuration and read its state."""
-    if resume:
-        state = load_state(run_dir)
-        if load_config(run_dir / CONFIG_FILE) != config:
-            raise ConfigError(
-                f"the configuration is not that of the run in {run_dir}; resume with its {CONFIG_FILE} "
-                "or start a new run"
-            )
-        return state
+def _state_to_resume(config: TrainConfig, run_dir: Path) -> RunState:
+    """Read the state of a run after checking that it belongs to the configuration."""
+    state = load_state(run_dir)
+    if load_config(run_dir / CONFIG_FILE) != config:
+        raise ConfigError(
+            f"the configuration is not that of the run in {run_dir}; resume with its {CONFIG_FILE} "
+            "or start a new run"
+        )
+    return state
+
+
+def _require_no_run(run_dir: Path) -> None:
+    """Check that a folder holds no run yet."""
     if (run_dir / CONFIG_FILE).exists() or (run_dir / STATE_FILE).exists():
         raise InputError(f"{run_dir} already holds a run; resume it with --resume or choose another folder")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(run_dir, config)
-    return None
 
 
 def _initial_model(config: TrainConfig, seed: int, device: torch.device) -> EquilibriumModel:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,25 @@ from engine.atomic_write import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+
+
+@dataclass
+class _Tally:
+    """Sums over the steps since the last printed line."""
+
+    steps: int = 0
+    loss: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, images: int, seconds: float) -> None:
+        self.steps += 1
+        self.loss += loss
+        self.images += images
+        self.seconds += seconds
+
+    def line(self) -> str:
+        return f"mean loss {self.loss / self.steps:.5f}, {self.images / self.seconds:.0f} images/s"
 
 
 class Journal:
@@ -41,6 +61,7 @@ class Journal:
         )
         self._task: TaskID | None = None
         self._clock = time.perf_counter()
+        self._tally = _Tally()
 
     def __enter__(self) -> "Journal":
         self._progress.start()
@@ -67,12 +88,20 @@ class Journal:
     def step(self, total: int, phase: str, images: int, figures: Mapping[str, float]) -> None:
         """Record one optimisation step over a number of images."""
         now = time.perf_counter()
-        speed = images / max(now - self._clock, 1e-9)
+        seconds = max(now - self._clock, 1e-9)
+        speed = images / seconds
         self._clock = now
+        self._tally.add(figures["loss"], images, seconds)
         self._record(total, phase, {**figures, "images_per_second": speed})
         if self._task is not None:
             note = f"loss {figures['loss']:.4f}  {speed:.0f} images/s"
             self._progress.update(self._task, advance=1, note=note)
+
+    def checkpoint(self, total: int, phase: str) -> None:
+        """Print the mean loss and speed since the last such line."""
+        self._print(f"{phase} step {total}: {self._tally.line()}")
+        self._tally = _Tally()
+        self.restart_clock()
 
     def validation(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
         """Record a validation and print its main figures on a line of their own."""
@@ -80,8 +109,11 @@ class Journal:
         shown = "  ".join(
             f"{name.removeprefix('validation_')} {value:.4g}" for name, value in figures.items()
         )
-        self._progress.console.print(f"{phase} step {total}: {shown}", highlight=False, soft_wrap=True)
+        self._print(f"{phase} step {total}: {shown}")
         self.restart_clock()
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def _record(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": total, "phase": phase, **figures}) + "\n")

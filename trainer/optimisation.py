@@ -122,15 +122,17 @@ class Optimisation:
         while self._phase < len(self._phases):
             phase = self._phases[self._phase]
             if phase.reaches_equilibrium and self._best is None:
-                save_weights(self._run_dir / PRETRAINED_WEIGHTS, self._model)
-                self._validate(journal, "before stage-1")
+                self._finish_pretraining(journal, "before stage-1")
             self._run_phase(phase, journal, stop)
             self._phase, self._step, self._optimizer_state = self._phase + 1, 0, {}
             self._save()
         if self._best is None:
-            save_weights(self._run_dir / PRETRAINED_WEIGHTS, self._model)
-            self._validate(journal, "after pre-training")
-            self._save()
+            self._finish_pretraining(journal, "after pre-training")
+
+    def _finish_pretraining(self, journal: Journal, phase: str) -> None:
+        save_weights(self._run_dir / PRETRAINED_WEIGHTS, self._model)
+        self._validate(journal, phase)
+        self._save()
 
     def _run_phase(self, phase: Phase, journal: Journal, stop: StopRequest) -> None:
         optimizer = torch.optim.Adam(phase.module.parameters(), lr=phase.learning_rate)
@@ -147,7 +149,7 @@ class Optimisation:
                 if phase.reaches_equilibrium:
                     self._validate(journal, phase.name)
                 self._save()
-                journal.restart_clock()
+                journal.checkpoint(self._total, phase.name)
             if stop.asked:
                 self._save()
                 raise InterruptedRunError(
