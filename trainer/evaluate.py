@@ -39,7 +39,7 @@ class EvaluationRow:
     psnr, psnr_std : float
         Mean and standard deviation of the pSNR (Eq. 37) in dB.
     ssim : float
-        Windowed SSIM.
+        SSIM of whole-image statistics (Eq. 38).
     iterations, converged, residual_p95 : float or None
         Mean evaluations of the map, share of solves that met the tolerance and 95th percentile of the
         final residuals; None for a method without iterations.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.fixed_point import FixedPointConfig
-from engine.mpi.metrics import psnr_db, ssim_windowed
+from engine.mpi.metrics import psnr_db, ssim_global
 from trainer.anderson import BatchSolution
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
@@ -41,7 +41,7 @@ class Quality:
     psnr : ndarray of float64
         Eq. (37), in dB.
     ssim : ndarray of float64
-        Windowed SSIM.
+        Eq. (38), statistics of the whole image.
     """
 
     psnr: NDArray[np.float64]
@@ -108,4 +108,4 @@ def _images(operators: TorchOperators, x: Tensor) -> NDArray[np.float32]:
 
 def assess(images: NDArray[np.float32], truth: NDArray[np.float32]) -> Quality:
     """Compare images (n, Ny, Nx) with the truth."""
-    return Quality(psnr_db(images, truth), ssim_windowed(images, truth))
+    return Quality(psnr_db(images, truth), ssim_global(images, truth))
