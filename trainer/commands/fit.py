@@ -1,0 +1,24 @@
+"""`trainer fit`: from a configuration to a run folder."""
+
+from pathlib import Path
+
+import click
+
+from trainer.checkpoint import BEST_WEIGHTS
+from trainer.config import load_config
+from trainer.fit import fit as fit_networks
+
+
+@click.command("fit")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "run_dir", type=click.Path(path_type=Path), required=True, help="Run folder; created if missing."
+)
+@click.option("--resume", is_flag=True, help="Continue the run in this folder from its last checkpoint.")
+def fit(config: Path, run_dir: Path, *, resume: bool) -> None:
+    """Pre-train the networks and train their fixed point as CONFIG (TOML) says.
+
+    Ctrl-C ends the step under way, writes a checkpoint and exits with code 130.
+    """
+    fit_networks(load_config(config), run_dir, resume=resume)
+    click.echo(f"best weights in {run_dir / BEST_WEIGHTS}")
