@@ -1,0 +1,259 @@
+"""Whole runs on a tiny problem: resume, interruption, failure and what is left in the run folder."""
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import trainer.optimisation
+import trainer.phases
+from engine.errors import ConfigError, InputError, NonFiniteError
+from trainer.checkpoint import load_networks, load_state
+from trainer.config import TrainConfig, load_config
+from trainer.fit import fit
+from trainer.interruption import InterruptedRunError
+from trainer.optimisation import Optimisation
+from trainer.problem import Problem
+
+N_STEPS = 2 + 2 + 3 + 3
+
+
+@pytest.fixture(scope="module")
+def straight(config: TrainConfig, problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "straight"
+    fit(config, run_dir, problem=problem)
+    return run_dir
+
+
+def records(run_dir: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    """The two runs hold bit for bit the same state and the same records."""
+    one, two = load_state(a), load_state(b)
+    assert (one.phase, one.step, one.total, one.best_psnr) == (two.phase, two.step, two.total, two.best_psnr)
+    assert torch.equal(one.generator, two.generator)
+    assert one.model.keys() == two.model.keys()
+    for key in one.model:
+        assert torch.equal(one.model[key], two.model[key]), key
+    for name in ("weights", "last", "pretrained"):
+        assert (a / f"{name}.safetensors").read_bytes() == (b / f"{name}.safetensors").read_bytes(), name
+    assert records(a) == records(b)
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch: pytest.MonkeyPatch):
+    """Send SIGINT to this process during the given step of the run, counted from 1."""
+
+    def install(number: int) -> None:
+        original, calls = Optimisation._optimise, []
+
+        def optimise(self, phase, optimizer):
+            calls.append(phase.name)
+            if len(calls) == number:
+                signal.raise_signal(signal.SIGINT)
+            return original(self, phase, optimizer)
+
+        monkeypatch.setattr(Optimisation, "_optimise", optimise)
+
+    yield install
+    monkeypatch.undo()
+
+
+def test_a_run_leaves_what_the_contract_names(straight: Path, config: TrainConfig) -> None:
+    names = {path.name for path in straight.iterdir()}
+    assert names == {
+        "config.toml", "weights.safetensors", "last.safetensors", "pretrained.safetensors",
+        "state.pt", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
+    assert load_config(straight / "config.toml") == config
+    state = load_state(straight)
+    assert (state.phase, state.step, state.total) == (4, 0, N_STEPS)
+
+
+def test_every_step_and_validation_is_recorded(straight: Path) -> None:
+    steps = [r for r in records(straight) if "loss" in r]
+    assert [r["step"] for r in steps] == list(range(1, N_STEPS + 1))
+    assert [r["phase"] for r in steps] == ["pretrain-rdn"] * 2 + ["pretrain-lc"] * 2 + ["stage-1"] * 3 + [
+        "stage-2"
+    ] * 3
+    assert all("forward_residual_median" in r for r in steps[4:])
+    assert ["backward_iterations" in r for r in steps[4:]] == [False] * 3 + [True] * 3
+    validations = [r for r in records(straight) if "validation_psnr" in r]
+    # Before the first stage, then every 2 steps and at the end of each stage.
+    assert [r["step"] for r in validations] == [4, 6, 7, 9, 10]
+    for r in validations:
+        mean = (r["validation_psnr_at_20dB"] + r["validation_psnr_at_30dB"]) / 2
+        assert r["validation_psnr"] == pytest.approx(mean)
+    assert load_state(straight).best_psnr == max(r["validation_psnr"] for r in validations)
+
+
+def test_learning_rate_falls_along_a_half_cosine(straight: Path) -> None:
+    rates = [r["learning_rate"] for r in records(straight) if r["phase"] == "stage-1" and "loss" in r]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.25e-3])
+
+
+def test_training_changes_both_networks(straight: Path) -> None:
+    from safetensors.torch import load_file
+
+    before, after = load_file(straight / "pretrained.safetensors"), load_file(straight / "last.safetensors")
+    changed = {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {"rdn", "lc"}
+
+
+def test_the_same_seed_gives_the_same_run(straight: Path, config, problem, tmp_path: Path) -> None:
+    torch.rand(7)  # the global generator must not matter
+    fit(config, tmp_path / "again", problem=problem)
+    assert_same_end(straight, tmp_path / "again")
+
+
+def test_another_seed_gives_another_run(straight: Path, config, problem, tmp_path: Path) -> None:
+    fit(dataclasses.replace(config, seed=4), tmp_path / "other", problem=problem)
+    first, other = load_state(straight).model, load_state(tmp_path / "other").model
+    assert not torch.equal(first["rdn.entry.weight"], other["rdn.entry.weight"])
+
+
+@pytest.mark.parametrize("number", [1, 4, 6, 7, 9], ids=lambda n: f"step{n}")
+def test_interrupted_and_resumed_is_the_same_as_straight_on(
+    straight: Path, config, problem, tmp_path: Path, interrupt_after, monkeypatch, number: int
+) -> None:
+    run_dir = tmp_path / "run"
+    interrupt_after(number)
+    with pytest.raises(InterruptedRunError, match="continue with --resume") as caught:
+        fit(config, run_dir, problem=problem)
+    assert caught.value.exit_code == 130
+    assert "\n" not in str(caught.value)
+    assert load_state(run_dir).total == number  # the step under way was finished
+    monkeypatch.undo()
+    fit(config, run_dir, resume=True, problem=problem)
+    assert_same_end(straight, run_dir)
+
+
+def test_a_crash_between_checkpoints_is_resumed_from_the_last_one(
+    straight: Path, config, problem, tmp_path: Path, monkeypatch
+) -> None:
+    run_dir, original, calls = tmp_path / "run", Optimisation._optimise, []
+
+    def optimise(self, phase, optimizer):
+        calls.append(phase)
+        if len(calls) == 8:
+            raise KeyboardInterrupt  # as a second Ctrl-C, or a kill
+        return original(self, phase, optimizer)
+
+    longer = dataclasses.replace(config, fit=dataclasses.replace(config.fit, validate_every=3))
+    reference = tmp_path / "reference"
+    fit(longer, reference, problem=problem)
+    monkeypatch.setattr(Optimisation, "_optimise", optimise)
+    calls.append("shift")  # fails in step 7, two steps after the checkpoint of phase 2
+    with pytest.raises(KeyboardInterrupt):
+        fit(longer, run_dir, problem=problem)
+    assert load_state(run_dir).total == 4
+    assert records(run_dir)[-1]["step"] == 6
+    monkeypatch.undo()
+    fit(longer, run_dir, resume=True, problem=problem)
+    assert_same_end(reference, run_dir)
+
+
+def test_resuming_a_finished_run_changes_nothing(straight: Path, config, problem, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    fit(config, run_dir, problem=problem)
+    fit(config, run_dir, resume=True, problem=problem)
+    assert_same_end(straight, run_dir)
+
+
+def test_signal_handler_is_put_back(config, problem, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    fit(config, tmp_path / "run", problem=problem)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
+    config, problem, tmp_path: Path, monkeypatch
+) -> None:
+    original, calls = trainer.phases.add_noise, []
+
+    def poisoned(clean, snr, generator):
+        calls.append(1)
+        return original(clean, snr, generator) * (torch.nan if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(trainer.phases, "add_noise", poisoned)
+    with pytest.raises(NonFiniteError, match=r"stage-2, step 1: .*NaN.* checkpoint in .* is good"):
+        fit(config, tmp_path / "run", problem=problem)
+    state = load_state(tmp_path / "run")
+    assert state.total == 7
+    assert all(torch.isfinite(value).all() for value in state.model.values())
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_non_finite_pretraining_loss_is_named(config, problem, tmp_path: Path, monkeypatch, factor) -> None:
+    original = trainer.phases.denoising_loss
+    monkeypatch.setattr(trainer.phases, "denoising_loss", lambda *args: original(*args) * factor)
+    with pytest.raises(NonFiniteError, match=f"pretrain-rdn, step 1: the loss is {factor}"):
+        fit(config, tmp_path / "run", problem=problem)
+
+
+def test_non_finite_gradient_is_named(config, problem, tmp_path: Path, monkeypatch) -> None:
+    original = trainer.phases.denoising_loss
+
+    def steep(rdn, *args):
+        loss = original(rdn, *args)
+        # sqrt has an infinite slope at 0, where its value is finite.
+        return loss + torch.sqrt(0.0 * rdn.entry.bias.square().sum())
+
+    monkeypatch.setattr(trainer.phases, "denoising_loss", steep)
+    with pytest.raises(NonFiniteError, match="the gradient norm is nan"):
+        fit(config, tmp_path / "run", problem=problem)
+
+
+def test_a_run_folder_is_not_overwritten(straight: Path, config, problem) -> None:
+    with pytest.raises(InputError, match="already holds a run; resume it with --resume"):
+        fit(config, straight, problem=problem)
+
+
+def test_resume_needs_a_checkpoint_and_the_same_configuration(
+    straight, config, problem, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        fit(config, tmp_path / "nothing", resume=True, problem=problem)
+    with pytest.raises(ConfigError, match="not that of the run"):
+        fit(dataclasses.replace(config, seed=99), straight, resume=True, problem=problem)
+
+
+def test_pretraining_alone_leaves_usable_weights(config, problem, tmp_path: Path) -> None:
+    only = dataclasses.replace(config, fit=dataclasses.replace(config.fit, stages=()))
+    fit(only, tmp_path / "run", problem=problem)
+    rdn, lc, loaded = load_networks(tmp_path / "run")
+    assert loaded == only
+    assert not rdn.training
+    assert not lc.training
+    validations = [r for r in records(tmp_path / "run") if "validation_psnr" in r]
+    assert [r["step"] for r in validations] == [4]
+
+
+def test_a_run_may_start_from_the_weights_of_another(straight: Path, config, problem, tmp_path: Path) -> None:
+    none = {"steps": 0}
+    pretrain = dataclasses.replace(
+        config.pretrain,
+        weights=str(straight / "pretrained.safetensors"),
+        rdn=dataclasses.replace(config.pretrain.rdn, **none),
+        lc=dataclasses.replace(config.pretrain.lc, **none),
+    )
+    fit(dataclasses.replace(config, pretrain=pretrain), tmp_path / "run", problem=problem)
+    first = next(r for r in records(straight) if "validation_psnr" in r)
+    again = next(r for r in records(tmp_path / "run") if "validation_psnr" in r)
+    assert again["step"] == 0
+    assert again["validation_psnr"] == first["validation_psnr"]
+
+
+def test_an_absent_device_is_refused(config, problem, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cuda = dataclasses.replace(config, fit=dataclasses.replace(config.fit, device="cuda"))
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        fit(cuda, tmp_path / "run", problem=problem)
+    assert not (tmp_path / "run").exists()
