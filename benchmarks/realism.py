@@ -142,12 +142,12 @@ def _denoiser(weights: Path) -> torch.nn.Module:
 
 
 def _opponents(weights: Path) -> list[tuple[str, ImagePrior, int]]:
-    """Priors with the paper's kind of weights: alpha_1 of the hybrid is 0.1, mu shared between SNRs."""
+    """Priors with one hand-set weight each for all SNRs, chosen at 15 dB."""
     denoiser = _network_prior(_denoiser(weights))
     return [
         ("admm-l1", _soft_threshold(1 / 250), 200),
         ("admm-tv", _total_variation(1 / 10), 100),
-        ("admm-hybrid", _composed(_total_variation(0.9 / 10), _soft_threshold(0.1 / 10)), 100),
+        ("admm-hybrid", _composed(_total_variation(1 / 10), _soft_threshold(0.03)), 100),
         ("pp-mpi", denoiser, 150),
     ]
 
