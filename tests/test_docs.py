@@ -16,7 +16,11 @@ import pytest
 import engine.errors
 import export.errors
 import trainer.interruption
+from engine.factorisation import DEFAULT_RANK_SHARE
+from engine.fixed_point import GROWTH_LIMIT, TINY_NORM, FixedPointConfig
 from engine.manifest import Manifest
+from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.operators import SPECTRAL_NORM, START_DAMPING
 from engine.operators_file import FIELDS
 from engine.report import FrameReport
 from trainer.config import StageConfig, TrainConfig, parse_config
@@ -137,6 +141,28 @@ def test_every_dataset_of_the_operators_file_is_documented(name: str) -> None:
     shape, dtype, unit, _ = row.split(" | ")
     assert tuple(shape.strip("()").replace(" ", "").strip(",").split(",")) == (field.axes or ("",))
     assert (np.dtype(dtype), unit) == (np.dtype(field.dtype), field.unit)
+
+
+def test_the_method_page_states_the_constants_of_the_code() -> None:
+    page = " ".join(text("method.md").split())
+    assert f"Tikhonov image divided by {TIKHONOV_PEAK:g} " in page
+    assert f"largest singular value is {SPECTRAL_NORM:g}." in page
+    assert f"default r is {DEFAULT_RANK_SHARE:g} of" in page
+    assert (START_DAMPING, SIGMA_FLOOR, TINY_NORM) == (1e-4, 1e-4, 1e-12)
+    for number in ("(s_r + 10⁻⁴)", "σ at least 10⁻⁴ ‖y‖", "‖h_θ(z)‖ + 10⁻¹²"):
+        assert number in page
+    solver = FixedPointConfig()
+    assert (solver.memory, solver.max_iterations, solver.beta) == (5, 25, 1)
+    assert (solver.tolerance, solver.regularization, GROWTH_LIMIT) == (1e-4, 1e-4, 2)
+    for number in (
+        "last m = 5 states",
+        "≤ 10⁻⁴ over",
+        "25 evaluations",
+        "λ = 10⁻⁴",
+        "β = 1.",
+        "more than twice",
+    ):
+        assert number in page
 
 
 @pytest.mark.parametrize("key", ["converged", *(field.name for field in dataclasses.fields(FrameReport))])
