@@ -4,7 +4,7 @@ Every sample has its own residual, history, safeguard and end; a sample that has
 so that its value is frozen and costs nothing more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -132,16 +132,51 @@ class _History:
 
 
 @dataclass
-class _Active:
-    """What the iteration knows of the samples still in the batch."""
+class _Samples:
+    """What the iteration knows of the samples still in the batch, one entry each.
 
-    samples: Tensor
-    best: Tensor
+    `value` and `previous` are f(z) of this and the last evaluation, `best_value` that of the smallest
+    residual `best`. `resumed_at` is the `best` of the last rejection. A `bold` point may be rejected.
+    """
+
+    index: Tensor
+    value: Tensor
+    previous: Tensor
     best_value: Tensor
-    accelerated: Tensor
+    best: Tensor
+    resumed_at: Tensor
+    restarts: Tensor
+    bold: Tensor
 
-    def take(self, keep: Tensor) -> "_Active":
-        return _Active(self.samples[keep], self.best[keep], self.best_value[keep], self.accelerated[keep])
+    @classmethod
+    def at(cls, start: Tensor) -> "_Samples":
+        index = torch.arange(len(start), device=start.device)
+        unknown = start.new_full((len(start),), torch.inf, dtype=torch.float64)
+        none = torch.zeros_like(index)
+        return cls(index, start, start, start, unknown, unknown, none, none.bool())
+
+    def take(self, samples: Tensor) -> "_Samples":
+        return _Samples(*(getattr(self, field.name)[samples] for field in fields(self)))
+
+    def judge(self, value: Tensor, residual: Tensor) -> Tensor:
+        """Take note of an evaluation; return which samples' points are rejected, bool (B,)."""
+        rejected = self.bold & (residual > GROWTH_LIMIT * self.best)
+        improved = residual < self.best
+        self.previous, self.value = self.value, value
+        self.best_value = torch.where(improved[:, None], value, self.best_value)
+        self.best = torch.where(improved, residual, self.best)
+        return rejected
+
+    def resume(self, rejected: Tensor) -> Tensor:
+        """Return where rejected samples go on, (B, n): at f(best), or else by a plain step.
+
+        From f(best) a second time the map, being deterministic, would only repeat itself.
+        """
+        repeated = rejected & (self.best == self.resumed_at)
+        self.resumed_at = torch.where(rejected, self.best, self.resumed_at)
+        self.restarts = self.restarts + rejected
+        # A bold point follows an accepted one, so `previous` is a plain step from there.
+        return torch.where(repeated[:, None], self.previous, self.best_value)
 
 
 @torch.no_grad()
@@ -168,41 +203,43 @@ def solve_batch(step: BatchMap, start: Tensor, config: FixedPointConfig) -> Batc
     NonFiniteError
         If f returns NaN or infinity for any sample.
     """
-    count = len(start)
-    value_out = start.clone()
-    best_out = start.new_full((count,), torch.inf, dtype=torch.float64)
-    restarts = torch.zeros(count, dtype=torch.int64, device=start.device)
-    log = start.new_full((count, config.max_iterations), torch.nan, dtype=torch.float64)
-    state = _Active(
-        torch.arange(count, device=start.device), best_out.clone(), start, torch.zeros_like(restarts).bool()
-    )
+    active = _Samples.at(start)
+    ended: list[_Samples] = []
+    log = start.new_full((len(start), config.max_iterations), torch.nan, dtype=torch.float64)
     history, point = _History(start, config), start
     for evaluation in range(config.max_iterations):
         value = step(point)
         residual = _relative_residual(value, point, evaluation)
-        log[state.samples, evaluation] = residual
-        rejected = state.accelerated & (residual > GROWTH_LIMIT * state.best)
-        improved = residual < state.best
-        state.best = torch.where(improved, residual, state.best)
-        state.best_value = torch.where(improved[:, None], value, state.best_value)
-        finished = residual <= config.tolerance
-        restarts[state.samples] += rejected & ~finished
+        log[active.index, evaluation] = residual
+        rejected = active.judge(value, residual)
         history.push(value, value - point, cleared=rejected)
+        finished = residual <= config.tolerance
         if bool(finished.any()):
-            ended = state.take(finished)
-            value_out[ended.samples], best_out[ended.samples] = ended.best_value, ended.best
+            ended.append(active.take(finished))
             keep = torch.nonzero(~finished)[:, 0]
+            active, rejected = active.take(keep), rejected[keep]
             if len(keep) == 0:
-                state = state.take(keep)
                 break
-            state, rejected, step = state.take(keep), rejected[keep], step.take(keep)
+            step = step.take(keep)
             history.take(keep)
-        point = torch.where(rejected[:, None], state.best_value, history.propose())
-        state.accelerated = history.lengths() > 1
-    value_out[state.samples], best_out[state.samples] = state.best_value, state.best
+        point = torch.where(rejected[:, None], active.resume(rejected), history.propose())
+        active.bold = ~rejected & ((history.lengths() > 1) | (config.beta > 1.0))
+    return _collect([*ended, active], log, config.tolerance)
+
+
+def _collect(parts: list[_Samples], log: Tensor, tolerance: float) -> BatchSolution:
+    """Put the samples back into the order of the batch."""
+    order = torch.argsort(torch.cat([part.index for part in parts]))
+    best = torch.cat([part.best for part in parts])[order]
     iterations = torch.isfinite(log).sum(dim=1)
-    log = log[:, : int(iterations.max())]
-    return BatchSolution(value_out, best_out <= config.tolerance, best_out, iterations, restarts, log)
+    return BatchSolution(
+        value=torch.cat([part.best_value for part in parts])[order],
+        converged=best <= tolerance,
+        residual=best,
+        iterations=iterations,
+        restarts=torch.cat([part.restarts for part in parts])[order],
+        residuals=log[:, : int(iterations.max())],
+    )
 
 
 def _relative_residual(value: Tensor, point: Tensor, evaluation: int) -> Tensor:

@@ -82,26 +82,34 @@ def test_every_sample_takes_the_steps_of_the_engine_s_solver(batch_map, memory: 
         assert torch.isnan(batch.residuals[k, count:]).all()
 
 
-def kinked(z: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """A contraction with a jump in slope, on which extrapolation overshoots."""
-    return torch.where(z > 0.5, 0.9 * z + 0.04, -4.0 * (z - 0.5) ** 3 + 0.49)
+@pytest.mark.parametrize("beta", [1.0, 1.6])
+def test_safeguard_rejects_and_resumes_as_the_engine_s_does(batch_map, beta: float) -> None:
+    # Maps that bend enough for extrapolations to fail, some again and again from the same best point.
+    rng = np.random.default_rng(30)
+    matrices, offsets = (
+        torch.tensor(0.5 * rng.standard_normal((24, 3, 3))),
+        torch.tensor(rng.standard_normal((24, 3))),
+    )
+    starts = torch.tensor(rng.standard_normal((24, 3)))
+    bending = affine(matrices, offsets)
+    function = lambda z, samples: 1.5 * torch.sin(bending(z, samples))  # noqa: E731
+    config = FixedPointConfig(beta=beta, tolerance=1e-8, max_iterations=60)
+    batch = solve_batch(batch_map(function, 24), starts, config)
+    assert batch.restarts.max() >= 3
+    assert batch.converged.sum() >= 12
+    for k in range(24):
+        only = torch.tensor([k])
 
-
-def test_safeguard_rejects_and_restarts_as_the_engine_does(batch_map) -> None:
-    generator = torch.Generator().manual_seed(0)
-    starts = 3.0 * torch.rand(16, 2, dtype=torch.float64, generator=generator)
-    config = FixedPointConfig(memory=4, tolerance=1e-8, max_iterations=60)
-    batch = solve_batch(batch_map(kinked, 16), starts, config)
-    assert batch.restarts.sum() > 0
-    for k in range(16):
-
-        def step(z: np.ndarray, out: np.ndarray) -> None:
-            out[...] = kinked(torch.tensor(z), torch.tensor(0)).numpy()
+        def step(z: np.ndarray, out: np.ndarray, only: torch.Tensor = only) -> None:
+            out[...] = function(torch.tensor(z)[None], only)[0].numpy()
 
         alone = solve_fixed_point(step, starts[k].numpy(), config)
-        assert batch.restarts[k] == alone.stats.restarts
-        assert batch.iterations[k] == alone.stats.iterations
-        np.testing.assert_allclose(batch.value[k], alone.value, rtol=1e-6)
+        count = min(alone.stats.iterations, 30)
+        # Rounding grows with every bend, so that late residuals of the two may part.
+        np.testing.assert_allclose(batch.residuals[k, :count], alone.stats.residuals[:count], rtol=1e-4)
+        if count < 30:
+            assert batch.restarts[k] == alone.stats.restarts
+            np.testing.assert_allclose(batch.value[k], alone.value, rtol=1e-6)
 
 
 def test_a_converged_sample_is_frozen_and_leaves_the_batch(batch_map) -> None:
