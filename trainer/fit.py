@@ -84,6 +84,7 @@ def fit(
     else:  # last, so that a run that cannot start leaves no folder behind
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(run_dir, config)
+        run.save()
     # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
     with (
         torch.backends.cudnn.flags(allow_tf32=False, deterministic=True),

@@ -125,14 +125,14 @@ class Optimisation:
                 self._finish_pretraining(journal, "before stage-1")
             self._run_phase(phase, journal, stop)
             self._phase, self._step, self._optimizer_state = self._phase + 1, 0, {}
-            self._save()
+            self.save()
         if self._best is None:
             self._finish_pretraining(journal, "after pre-training")
 
     def _finish_pretraining(self, journal: Journal, phase: str) -> None:
         save_weights(self._run_dir / PRETRAINED_WEIGHTS, self._model)
         self._validate(journal, phase)
-        self._save()
+        self.save()
 
     def _run_phase(self, phase: Phase, journal: Journal, stop: StopRequest) -> None:
         optimizer = torch.optim.Adam(phase.module.parameters(), lr=phase.learning_rate)
@@ -148,10 +148,10 @@ class Optimisation:
             if self._step % self._validate_every == 0 or self._step == phase.steps:
                 if phase.reaches_equilibrium:
                     self._validate(journal, phase.name)
-                self._save()
+                self.save()
                 journal.checkpoint(self._total, phase.name)
             if stop.asked:
-                self._save()
+                self.save()
                 raise InterruptedRunError(
                     f"stopped after step {self._step} of {phase.steps} of {phase.name}; the checkpoint is in "
                     f"{self._run_dir}: continue with --resume"
@@ -192,7 +192,8 @@ class Optimisation:
             self._best = figures["validation_psnr"]
             save_weights(self._run_dir / BEST_WEIGHTS, self._model)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         save_weights(self._run_dir / LAST_WEIGHTS, self._model)
         state = RunState(
             phase=self._phase,

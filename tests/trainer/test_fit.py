@@ -211,6 +211,36 @@ def test_non_finite_gradient_is_named(config, problem, tmp_path: Path, monkeypat
         fit(config, tmp_path / "run", problem=problem)
 
 
+def test_a_run_that_fails_in_its_first_step_can_be_resumed(
+    straight: Path, config, problem, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(trainer.phases, "denoising_loss", lambda *_: torch.tensor(torch.nan))
+    with pytest.raises(NonFiniteError, match="pretrain-rdn, step 1"):
+        fit(config, tmp_path / "run", problem=problem)
+    monkeypatch.undo()
+    fit(config, tmp_path / "run", resume=True, problem=problem)
+    assert_same_end(straight, tmp_path / "run")
+
+
+def test_the_gradient_is_clipped_to_its_bound(config, problem, tmp_path: Path) -> None:
+    # Far below Adam's epsilon of 1e-8, where its steps shrink with the gradient.
+    bound = dataclasses.replace(config, fit=dataclasses.replace(config.fit, gradient_clip=1e-12, stages=()))
+    first = fit(bound, tmp_path / "clipped", problem=problem).state_dict()
+    still = dataclasses.replace(
+        bound,
+        pretrain=dataclasses.replace(
+            config.pretrain,
+            rdn=dataclasses.replace(config.pretrain.rdn, steps=0),
+            lc=dataclasses.replace(config.pretrain.lc, steps=0),
+        ),
+    )
+    initial = fit(still, tmp_path / "initial", problem=problem).state_dict()
+    largest = max((first[key] - initial[key]).abs().max().item() for key in first)
+    # Two steps of 1e-3 times at most 1e-12 / 1e-8; unclipped ones move weights by 2e-3.
+    assert largest < 1e-6
+    assert all(r["gradient_norm"] > 1e-6 for r in records(tmp_path / "clipped") if "loss" in r)
+
+
 def test_a_run_folder_is_not_overwritten(straight: Path, config, problem) -> None:
     with pytest.raises(InputError, match="already holds a run; resume it with --resume"):
         fit(config, straight, problem=problem)
