@@ -44,7 +44,7 @@ lint: $(DEV)/.ready  ## Style, types and import directions
 	$(call say,mypy)
 	@$(DEV)/bin/mypy
 	$(call say,import contracts)
-	@$(DEV)/bin/lint-imports
+	@$(DEV)/bin/lint-imports --no-logo
 
 test-default: $(DEV)/.ready  ## The tests that take seconds each
 	$(call say,pytest)
