@@ -1,0 +1,87 @@
+"""From the [data] table to operators, the matrix that makes data, and images."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.calibration import CalibrationConfig, system_matrix_from_mdf
+from engine.errors import ConfigError
+from engine.mpi.grid import Grid
+from engine.mpi.mdf import write_mdf
+from engine.mpi.scanner import FflScanner
+from engine.mpi.simulation import simulate_calibration
+from engine.operators import SPECTRAL_NORM
+from trainer.config import DataConfig
+from trainer.problem import load_problem, load_scan, make_problem, make_scan
+
+SCANNER = FflScanner(grid=Grid((10, 8, 1), (0.040, 0.032, 0.004)), n_angles=6, noise_voltage=0.01)
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mdf") / "calibration.mdf"
+    write_mdf(path, simulate_calibration(SCANNER, seed=1))
+    return path
+
+
+def test_data_and_operators_share_one_unit(system_matrix) -> None:
+    crime, honest = make_scan(system_matrix, smooth=False), make_scan(system_matrix, smooth=True)
+    np.testing.assert_allclose(crime.data_matrix, crime.operators.system_matrix, rtol=1e-6)
+    for scan, seen in ((crime, system_matrix), (honest, system_matrix.smoothed())):
+        assert np.linalg.norm(scan.operators.system_matrix, 2) == pytest.approx(SPECTRAL_NORM, rel=1e-5)
+        scale = scan.operators.scale
+        stacked = np.concatenate([seen.rows.real, seen.rows.imag])
+        np.testing.assert_allclose(scale * scan.operators.system_matrix, stacked, rtol=0, atol=1e-3)
+        raw = np.concatenate([system_matrix.rows.real, system_matrix.rows.imag])
+        np.testing.assert_allclose(scale * scan.data_matrix, raw, rtol=0, atol=1e-3)
+    # The matrix that makes the data is not the one that inverts them.
+    assert np.abs(honest.data_matrix - honest.operators.system_matrix).max() > 0.1
+
+
+def test_rank_reaches_the_operators(system_matrix) -> None:
+    assert make_scan(system_matrix, smooth=True, rank=7).operators.rank == 7
+
+
+def test_measure_is_the_data_matrix_times_the_images(scan, images, config) -> None:
+    problem = make_problem(scan, images[:30], images[30:], config.data, torch.device("cpu"))
+    rows = problem.measure(torch.tensor(images[:2]))
+    np.testing.assert_allclose(rows, images[:2].reshape(2, -1) @ scan.data_matrix.T, rtol=1e-4, atol=1e-4)
+    assert len(problem.train) == 30
+    assert problem.validation.shape == (10, 6, 8)
+
+
+def test_a_calibration_file_is_a_system_matrix(calibration: Path) -> None:
+    config = DataConfig(str(calibration), train=5, validation=3)
+    problem = load_problem(config, torch.device("cpu"))
+    expected = system_matrix_from_mdf(calibration, CalibrationConfig())
+    assert problem.operators.n_rows == 2 * len(expected.rows)
+    assert problem.operators.image_shape == (8, 10)
+    assert problem.operators.layout_shape == (6, 130)
+    assert problem.train.images.shape == (5, 8, 10)
+    assert problem.validation.shape == (3, 8, 10)
+    for image in (*problem.train.images.numpy(), *problem.validation):
+        assert (image.min(), image.max()) == (0.0, 1.0)
+
+
+def test_training_and_validation_images_differ(calibration: Path) -> None:
+    problem = load_problem(DataConfig(str(calibration), train=4, validation=4), torch.device("cpu"))
+    distance = np.abs(problem.train.images.numpy()[:, None] - problem.validation[None]).max(axis=(2, 3))
+    assert distance.min() > 0.05
+
+
+def test_a_name_that_is_neither_preset_nor_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'reference-0\.9'; expected one of reference"):
+        load_scan(DataConfig("reference-0.9"))
+
+
+@pytest.mark.slow
+def test_the_presets_are_the_reference_scanner() -> None:
+    scan = load_scan(DataConfig("reference-0.5"))
+    assert scan.operators.layout.shape == (60, 130)
+    assert scan.operators.n_voxels == 26 * 13
+    again = load_scan(DataConfig("reference-0.5", system_matrix_seed=1))
+    assert dataclasses.replace(scan.operators.grid) == again.operators.grid
+    assert not np.array_equal(scan.operators.noise_std, again.operators.noise_std)
