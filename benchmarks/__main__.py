@@ -7,7 +7,7 @@ import click
 
 from engine.errors import DeqMpiError
 
-NAMES = ("realism",)
+NAMES = ("accuracy", "realism", "training_curve")
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png."""
 
 
