@@ -253,7 +253,7 @@ def simulate_measurement(
     Raises
     ------
     InputError
-        If there are no frames or the SNR is not finite.
+        If there are no frames, the SNR is not finite, or the scanner's noise drowns every row.
     """
     if n_frames < 1:
         raise InputError(f"number of frames is {n_frames}; expected at least 1")
@@ -266,6 +266,11 @@ def simulate_measurement(
     signals = continuous_signals(scanner, fine * peaks)
     std = row_noise_std(scanner, noise)
     rows = row_snr(system_response(scanner), std) > SELECTION_SNR
+    if not rows.any():
+        raise InputError(
+            f"no row of the system matrix reaches an SNR of {SELECTION_SNR:g} at a noise of "
+            f"{scanner.noise_voltage:g} V per bin; give the scanner less noise"
+        )
     power = np.mean(np.abs(signals[:, rows] / std[rows]) ** 2, axis=1) / 2
     frame_snr = 10 * np.log10(power)
     gain_db = snr_db - frame_snr.mean()

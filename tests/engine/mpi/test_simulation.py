@@ -155,5 +155,7 @@ def test_impossible_requests_are_refused(scanner: FflScanner) -> None:
         simulate_measurement(scanner, 0, 20.0)
     with pytest.raises(InputError, match="finite"):
         simulate_measurement(scanner, 1, float("nan"))
+    with pytest.raises(InputError, match="less noise"):
+        simulate_measurement(replace(scanner, noise_voltage=1e6), 1, 20.0)
     with pytest.raises(InputError, match=r"reference-0\.5"):
         preset_scanner("reference-0.7")
