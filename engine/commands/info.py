@@ -12,6 +12,7 @@ from engine.mpi import truth
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf_access import background_mask, bins, calibration_grid, images, reconstruction_grid
+from engine.mpi.mdf_values import damage_reported
 from engine.operators_file import KIND as OPERATORS_KIND
 from engine.operators_file import load_operators
 
@@ -38,7 +39,7 @@ def describe(path: Path) -> list[str]:
         raise InputError(f"{path} does not exist; expected an MDF file, operators file or bundle folder")
     if not h5py.is_hdf5(path):
         raise InputError(f"{path} is not an HDF5 file; expected an MDF file, operators file or bundle folder")
-    with h5py.File(path, "r") as content:
+    with damage_reported(str(path)), h5py.File(path, "r") as content:
         kind = content.attrs.get("kind")
     if kind == OPERATORS_KIND:
         return _describe_operators(path)

@@ -77,6 +77,18 @@ def test_other_files(tmp_path, content, text) -> None:
     assert text in result.stderr
 
 
+@pytest.mark.parametrize("kept", [8, 100, 0.5, 0.999])
+def test_truncated_files(scan, tmp_path, kept) -> None:
+    path = tmp_path / "system-matrix.mdf"
+    write_mdf(path, scan.calibration())
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
+    result = info(path)
+    assert result.exit_code == 2
+    assert f"Error: {path} cannot be read (" in result.stderr
+    assert result.stderr.endswith("expected an intact file; get it again\n")
+
+
 def test_folder_that_is_no_bundle(tmp_path) -> None:
     result = info(tmp_path)
     assert result.exit_code == 2
