@@ -65,7 +65,7 @@ def load_truth(path: Path) -> Truth:
             cx, cy, cz = (float(c) for c in file["center"][()])
             grid = Grid((nx, ny, nz), (fx, fy, fz), (cx, cy, cz))
             return Truth(file["images"][()], file["snr_db"][()], grid)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises on damage
         raise InputError(
             f"{path}: cannot be read as a truth file ({error}); make one with engine simulate"
         ) from None
