@@ -7,6 +7,7 @@ computes what their code computes.
 
 import hashlib
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -147,9 +148,8 @@ def _read(path: Path) -> Weights:
             f"no checkpoint at {path}; expected a published .pth file: check the path"
         ) from error
     except Exception as error:  # a damaged file makes torch's reader stumble in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}); expected a .pth file with tensors only: "
+            f"{path} cannot be read as weights ({_reason(error)}); expected a .pth file with tensors only: "
             "download it again"
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
@@ -158,6 +158,12 @@ def _read(path: Path) -> Weights:
             "give one of the published deqmpi_psnr*.pth files"
         )
     return dict(content)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text recommends to try it without the safeguard
+        return "it is damaged or holds other objects than tensors"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _rdn_sources() -> dict[str, str]:

@@ -133,7 +133,9 @@ def load_state(run_dir: Path) -> RunState:
     try:
         return RunState(**torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        # The text of an unpickling error recommends to try it without the safeguard.
+        is_unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds other objects than tensors" if is_unsafe else str(error).splitlines()[0]
         raise InputError(f"{path} is not a checkpoint of this program ({reason}); start a new run") from error
 
 
