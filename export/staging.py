@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.atomic_write import atomic_directory
 from engine.bundle import MANIFEST
-from engine.errors import BundleError
+from engine.errors import BundleError, InputError
 from engine.manifest import KIND
 
 BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", "operators.h5"})
@@ -50,7 +50,11 @@ def staged_bundle(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise BundleError if something other than a bundle stands where a bundle shall be written."""
+    """Raise InputError if there is no folder for the bundle, or something else stands in its place."""
+    if not folder.parent.is_dir():
+        raise InputError(
+            f"cannot write {folder.name}: the folder {folder.parent} does not exist; create it first"
+        )
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

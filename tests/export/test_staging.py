@@ -128,5 +128,5 @@ def test_a_file_is_refused(tmp_path):
 
 
 def test_a_missing_parent_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"cannot write bundle: the folder .*absent does not exist"):
         must_not_run(tmp_path / "absent" / "bundle")
