@@ -113,7 +113,9 @@ def _state_to_resume(config: TrainConfig, run_dir: Path) -> RunState:
 
 
 def _require_no_run(run_dir: Path) -> None:
-    """Check that a folder holds no run yet."""
+    """Check that a folder can be made, or holds no run yet."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"the run folder {run_dir} is a file; expected a new folder: choose another name")
     if (run_dir / CONFIG_FILE).exists() or (run_dir / STATE_FILE).exists():
         raise InputError(f"{run_dir} already holds a run; resume it with --resume or choose another folder")
 
