@@ -208,6 +208,16 @@ def box_average(images: NDArray[Inexact], factor: int) -> NDArray[Inexact]:
     return np.asarray(blocks.mean(axis=(-3, -1)))
 
 
+def require_valid_request(split: str, count: int, grid: Grid) -> None:
+    """Raise InputError for an unknown split, a negative number of images or a volume grid."""
+    if split not in get_args(Split):
+        raise InputError(f"phantom split is {split!r}; expected one of {', '.join(get_args(Split))}")
+    if grid.size[2] != 1:
+        raise InputError(f"vessel phantoms need a grid with Nz = 1, got size {grid.size}")
+    if count < 0:
+        raise InputError(f"number of phantoms is {count}; expected zero or more")
+
+
 def fine_vessel_images(
     split: Split, count: int, grid: Grid, seed: int, refinement: int, style: VesselStyle | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -240,13 +250,8 @@ def fine_vessel_images(
     InputError
         For an unknown split, a volume grid or a negative count.
     """
-    if split not in get_args(Split):
-        raise InputError(f"phantom split is {split!r}; expected one of {', '.join(get_args(Split))}")
-    nx, ny, nz = grid.size
-    if nz != 1:
-        raise InputError(f"vessel phantoms need a grid with Nz = 1, got size {grid.size}")
-    if count < 0:
-        raise InputError(f"number of phantoms is {count}; expected zero or more")
+    require_valid_request(split, count, grid)
+    nx, ny, _ = grid.size
     style = style or VesselStyle()
     fine = np.empty((count, ny * refinement, nx * refinement), np.float32)
     coarse = np.empty((count, ny, nx), np.float32)
