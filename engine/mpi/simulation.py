@@ -44,6 +44,10 @@ class ReceiverNoise:
     drift: float = 0.0
 
     def __post_init__(self) -> None:
+        if not np.isfinite(self.colour):
+            raise InputError(f"colour of the noise is {self.colour}; expected a finite number")
+        if not np.isfinite(self.drift):
+            raise InputError(f"drift of the background is {self.drift}; expected a finite number")
         if not self.degrees_of_freedom > 2:
             raise InputError(
                 f"degrees of freedom of the noise are {self.degrees_of_freedom}; expected more than 2, "
