@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.admm_step import AdmmStep
+from engine.blas_threads import single_blas_thread
 from engine.errors import NonFiniteError, PairingError
 from engine.fixed_point import FixedPointConfig, solve_fixed_point
 from engine.normalization import NormalizedMeasurement, noise_bound, normalize
@@ -63,6 +64,10 @@ class LeastSquares:
 
     def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
         """Reconstruct one frame, as `Reconstructor.reconstruct`; sigma matters only to the report."""
+        with single_blas_thread():
+            return self._reconstruct(rows, sigma)
+
+    def _reconstruct(self, rows: NDArray[np.floating], sigma: float | None) -> Reconstruction:
         started = time.perf_counter()
         measurement = normalize(rows, self.operators, sigma)
         if measurement is None:
@@ -178,6 +183,10 @@ class Reconstructor:
         NonFiniteError
             If the networks produce NaN or infinity.
         """
+        with single_blas_thread():
+            return self._reconstruct(rows, sigma)
+
+    def _reconstruct(self, rows: NDArray[np.floating], sigma: float | None) -> Reconstruction:
         started = time.perf_counter()
         measurement = normalize(rows, self.operators, sigma)
         if measurement is None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from engine.calibration import make_operators
 from engine.errors import InputError, NonFiniteError, PairingError
@@ -288,3 +289,21 @@ def test_networks_that_fail_raise(operators, clean) -> None:
 def test_an_image_beyond_single_precision_raises(operators, clean) -> None:
     with pytest.raises(NonFiniteError, match="intensity"):
         LeastSquares(operators).reconstruct(1e200 * clean)
+
+
+def test_frames_use_one_blas_thread_and_give_the_rest_back(operators, clean) -> None:
+    def blas_threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+
+    def watching_prior(v):
+        seen.append(blas_threads())
+        return prior(v)
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        Reconstructor(operators, watching_prior, consistency).reconstruct(clean)
+        assert blas_threads() == before
+    assert seen
+    assert all(threads == {1} for threads in seen)
