@@ -103,10 +103,10 @@ def run_demo(
     -------
     DemoResult
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     scanner = preset_scanner(PRESET)
     say(f"simulating a calibration and {n_frames} frames at {snr_db:g} dB SNR ({PRESET})")
     measured = simulate_measurement(scanner, n_frames, snr_db, seed)
+    out_dir.mkdir(parents=True, exist_ok=True)  # not before: impossible arguments leave nothing behind
     write_mdf(out_dir / "system-matrix.mdf", simulate_calibration(scanner, seed))
     write_mdf(out_dir / "measurement.mdf", measured.file)
     save_truth(out_dir / "truth.h5", Truth(measured.truth, measured.snr_db, scanner.grid))
