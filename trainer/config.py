@@ -48,7 +48,10 @@ class DataConfig:
     train, validation : int
         Number of phantom images in the two sets.
     phantom_seed : int
-        Seed of the phantoms.
+        Seed of the phantoms and, with angiograms, of the split of the subjects.
+    angiograms : str or None
+        Folder of MRA volumes to cut the phantoms from (`engine.mpi.angiography`); None for synthetic
+        vessel trees.
     intensity : tuple of float
         Range of the peak that each drawn image is scaled to.
     snr : tuple of float
@@ -64,6 +67,7 @@ class DataConfig:
     train: int = 20000
     validation: int = 96
     phantom_seed: int = 0
+    angiograms: str | None = None
     intensity: tuple[float, float] = (0.5, 1.5)
     snr: tuple[float, float] = (10.0, 40.0)
     validation_snr: tuple[float, ...] = (15.0, 25.0, 35.0)
@@ -72,6 +76,7 @@ class DataConfig:
         require(bool(self.system_matrix), "system_matrix", self.system_matrix, "a preset name or a path")
         require(self.train >= 1, "train", self.train, "at least 1")
         require(self.validation >= 1, "validation", self.validation, "at least 1")
+        require(self.angiograms != "", "angiograms", self.angiograms, "a folder, or no such key")
         require(self.rank is None or self.rank >= 1, "rank", self.rank, "at least 1")
         _require_range("intensity", self.intensity, lowest=0.0, strict=True)
         low, high = self.snr

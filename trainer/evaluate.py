@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.mpi.phantoms import Split, vessel_images
+from engine.mpi.phantoms import Split
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import PRETRAINED_WEIGHTS, build_model, load_networks, load_weights
 from trainer.config import TrainConfig
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
-from trainer.problem import Scan, load_scan
+from trainer.problem import Scan, load_images, load_scan
 from trainer.validation import FixedMeasurements, assess, least_squares, measure_once, reconstruct
 
 NOISE_SEED = 20230804
@@ -113,7 +113,7 @@ def evaluate(
     scan : Scan, optional
         System matrix; by default the run's.
     images : ndarray of float32, shape (n, Ny, Nx), optional
-        Images to measure instead of the built-in phantoms.
+        Images to measure instead of the run's own phantoms.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def evaluate(
         raise InputError(f"count is {count}; expected at least one image")
     scan = load_scan(config.data) if scan is None else scan
     if images is None:
-        images = vessel_images(split, count, scan.operators.grid, config.data.phantom_seed)
+        images = load_images(config.data, split, count, scan.operators.grid)
     operators = TorchOperators(scan.operators)
     data_matrix = torch.tensor(scan.data_matrix)
     methods = _methods(run_dir, EquilibriumModel(rdn, lc), config, operators)

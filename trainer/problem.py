@@ -10,8 +10,10 @@ from torch import Tensor
 
 from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import ConfigError
+from engine.mpi.angiography import angiogram_images
+from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
-from engine.mpi.phantoms import vessel_images
+from engine.mpi.phantoms import Split, vessel_images
 from engine.mpi.scanner import PRESETS
 from engine.mpi.simulation import preset_scanner, simulate_calibration
 from engine.mpi.system_matrix import SystemMatrix
@@ -102,12 +104,22 @@ def load_scan(config: DataConfig) -> Scan:
     return make_scan(system_matrix, smooth=config.smooth, rank=config.rank)
 
 
+def load_images(config: DataConfig, split: Split, count: int, grid: Grid) -> NDArray[np.float32]:
+    """Make phantoms (count, Ny, Nx) of peak 1 from the source that a configuration names.
+
+    Errors are those of `engine.mpi.phantoms.vessel_images` and `engine.mpi.angiography.angiogram_images`.
+    """
+    if config.angiograms is None:
+        return vessel_images(split, count, grid, config.phantom_seed)
+    return angiogram_images(config.angiograms, split, count, grid, config.phantom_seed)
+
+
 def load_problem(config: DataConfig, device: torch.device) -> Problem:
     """Build the scan and the training and validation images of a configuration."""
     scan = load_scan(config)
     grid = scan.operators.grid
-    train = vessel_images("train", config.train, grid, config.phantom_seed)
-    validation = vessel_images("validation", config.validation, grid, config.phantom_seed)
+    train = load_images(config, "train", config.train, grid)
+    validation = load_images(config, "validation", config.validation, grid)
     return make_problem(scan, train, validation, config, device)
 
 

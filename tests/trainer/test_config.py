@@ -72,12 +72,22 @@ def test_what_does_not_fit_is_refused_by_name(addition: str, message: str) -> No
         ("train", "0", "train is 0"),
         ("validation", "0", "validation is 0"),
         ("rank", "0", "rank is 0"),
+        ("angiograms", '""', "angiograms is ''; expected a folder"),
+        ("angiograms", "true", "angiograms is True; expected a value of type str"),
         ("intensity", "[0.0, 1.0]", "intensity is"),
     ],
 )
 def test_impossible_data_values_are_refused(key: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(MINIMAL + f"{key} = {value}\n")
+
+
+def test_angiograms_may_be_named_and_are_none_by_default() -> None:
+    assert parse_config(MINIMAL).data.angiograms is None
+    assert "angiograms" not in resolved_toml(parse_config(MINIMAL))
+    config = parse_config(MINIMAL + 'angiograms = "my mra"\n')
+    assert config.data.angiograms == "my mra"
+    assert parse_config(resolved_toml(config)) == config
 
 
 def test_a_name_is_needed() -> None:

@@ -35,7 +35,7 @@ def built_in_data(monkeypatch, problem, scan, images) -> None:
     """Let the commands find the tiny problem where they would build the reference scan."""
     monkeypatch.setattr(trainer.fit, "load_problem", lambda *_: problem)
     monkeypatch.setattr(trainer.evaluate, "load_scan", lambda *_: scan)
-    monkeypatch.setattr(trainer.evaluate, "vessel_images", lambda _split, count, *_: images[:count])
+    monkeypatch.setattr(trainer.evaluate, "load_images", lambda _data, _split, count, _grid: images[:count])
 
 
 # --- figures --------------------------------------------------------------------------------------------
@@ -81,6 +81,16 @@ def test_table_has_every_method_at_every_snr(run_dir: Path, scan, images, monkey
         assert 0 <= row.converged <= 1
         assert row.residual_p95 > 0
     assert result.rows[1].psnr != result.rows[2].psnr
+
+
+def test_images_come_from_the_phantoms_of_the_run(
+    run_dir: Path, config, scan, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(trainer.evaluate, "load_images", lambda *request: asked.append(request) or images[:2])
+    result = evaluate(run_dir, "validation", (25.0,), count=2, scan=scan)
+    assert asked == [(config.data, "validation", 2, scan.operators.grid)]
+    assert {row.count for row in result.rows} == {2}
 
 
 def test_markdown_has_one_line_per_row(run_dir: Path, scan, images) -> None:

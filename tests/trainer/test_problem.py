@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from engine.calibration import CalibrationConfig, system_matrix_from_mdf
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InputError
+from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
+from engine.mpi.phantoms import vessel_images
 from engine.mpi.scanner import FflScanner
 from engine.mpi.simulation import simulate_calibration
 from engine.operators import SPECTRAL_NORM
 from trainer.config import DataConfig
-from trainer.problem import load_problem, load_scan, make_problem, make_scan
+from trainer.problem import load_images, load_problem, load_scan, make_problem, make_scan
 
 SCANNER = FflScanner(grid=Grid((10, 8, 1), (0.040, 0.032, 0.004)), n_angles=6, noise_voltage=0.01)
 
@@ -70,6 +72,44 @@ def test_training_and_validation_images_differ(calibration: Path) -> None:
     problem = load_problem(DataConfig(str(calibration), train=4, validation=4), torch.device("cpu"))
     distance = np.abs(problem.train.images.numpy()[:, None] - problem.validation[None]).max(axis=(2, 3))
     assert distance.min() > 0.05
+
+
+@pytest.fixture(scope="module")
+def angiograms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Volumes of four subjects with a bright tube each, in noise of its own."""
+    folder = tmp_path_factory.mktemp("mra")
+    header = "NDims = 3\nDimSize = 30 24 12\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
+    for subject in range(1, 5):
+        volume = np.random.default_rng(subject).uniform(0, 1, (12, 24, 30))
+        volume[5:7, :, 12 + subject : 15 + subject] = 4.0
+        content = header.encode() + volume.astype("<f4").tobytes()
+        (folder / f"Normal{subject:03}-MRA.mha").write_bytes(content)
+    return folder
+
+
+def test_images_come_from_the_source_that_is_named(angiograms: Path) -> None:
+    synthetic = DataConfig("reference-0.5", phantom_seed=3)
+    measured = dataclasses.replace(synthetic, angiograms=str(angiograms))
+    for split in ("train", "validation", "test"):
+        expected = vessel_images(split, 3, SCANNER.grid, 3)
+        assert np.array_equal(load_images(synthetic, split, 3, SCANNER.grid), expected)
+        expected = angiogram_images(angiograms, split, 3, SCANNER.grid, 3)
+        assert np.array_equal(load_images(measured, split, 3, SCANNER.grid), expected)
+
+
+def test_a_problem_takes_both_sets_from_the_angiograms(calibration: Path, angiograms: Path) -> None:
+    config = DataConfig(str(calibration), train=5, validation=3, angiograms=str(angiograms))
+    problem = load_problem(config, torch.device("cpu"))
+    train = angiogram_images(angiograms, "train", 5, SCANNER.grid, 0)
+    validation = angiogram_images(angiograms, "validation", 3, SCANNER.grid, 0)
+    assert np.array_equal(problem.train.images.numpy(), train)
+    assert np.array_equal(problem.validation, validation)
+
+
+def test_a_missing_folder_of_angiograms_is_refused(calibration: Path, tmp_path: Path) -> None:
+    config = DataConfig(str(calibration), angiograms=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none is no folder"):
+        load_problem(config, torch.device("cpu"))
 
 
 def test_a_name_that_is_neither_preset_nor_file_is_refused() -> None:
