@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from engine.calibration import CalibrationConfig, calibrate_with_report
+from engine.commands.outputs import require_distinct_files
 from engine.operators_file import save_operators
 
 
@@ -88,6 +89,7 @@ def calibrate(
     rank: int | None,
 ) -> None:
     """Turn the MDF calibration SYSTEM_MATRIX into the operators file OPERATORS."""
+    require_distinct_files([system_matrix], [operators])
     started = time.perf_counter()
     config = CalibrationConfig(
         snr_threshold=snr_threshold,

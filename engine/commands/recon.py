@@ -13,6 +13,7 @@ import numpy as np
 from engine.atomic_write import atomic_path
 from engine.bundle import load_bundle
 from engine.commands.frames import FrameSelection, frame_list, parse_frames
+from engine.commands.outputs import require_distinct_files
 from engine.fixed_point import FixedPointConfig
 from engine.measurement import MeasurementRows, measurement_rows
 from engine.mpi.grid import Grid
@@ -84,7 +85,7 @@ def recon(
     Example: engine recon scan/measurement.mdf image.mdf --operators operators.h5 --image image.png
     """
     outputs = [path for path in (out, image, stats) if path is not None]
-    _require_distinct_files([measurement, operators], outputs)
+    require_distinct_files([measurement, operators], outputs)
     with ExitStack() as stack:
         # Targets are checked before the work, and renamed together after all of them were written.
         staged = {path: stack.enter_context(atomic_path(path)) for path in outputs}
@@ -105,14 +106,6 @@ def recon(
             staged[stats].write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", "utf-8")
     _summarise(method, chosen, [frame.report for frame in found])
     click.echo(f"wrote {', '.join(str(path) for path in outputs)}")
-
-
-def _require_distinct_files(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
-    seen = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path.resolve() in seen:
-            raise click.UsageError(f"{path} is named twice; every output needs a file of its own")
-        seen.add(path.resolve())
 
 
 def _open_method(

@@ -99,3 +99,11 @@ def test_impossible_requests_raise_input_errors_and_write_nothing(run, options, 
     result, target = run(*options)
     assert isinstance(result.exception, error)
     assert not target.exists()
+
+
+def test_the_calibration_scan_is_never_overwritten(system_matrix):
+    before = system_matrix.read_bytes()
+    result = CliRunner().invoke(calibrate, [str(system_matrix), str(system_matrix)])
+    assert result.exit_code == 2
+    assert "is named twice" in result.output
+    assert system_matrix.read_bytes() == before
