@@ -31,10 +31,10 @@ class FrameSelection:
         InputError
             If a frame does not exist, appears twice, or none is left.
         """
-        chosen: list[int] = []
-        for first, end in self.ranges:
-            chosen.extend(range(first, n_frames if end is None else end))
-        if not chosen or max(chosen) >= n_frames or len(set(chosen)) < len(chosen):
+        ranges = [range(first, n_frames if end is None else end) for first, end in self.ranges]
+        exist = all(frames.stop <= n_frames for frames in ranges)  # before they are listed: 0:10**12 is long
+        chosen = [index for frames in ranges for index in frames] if exist else []
+        if not chosen or len(set(chosen)) < len(chosen):
             raise InputError(
                 f"--frames {self.text}: expected different frames between 0 and {n_frames - 1}, "
                 "numbered without the background frames"
