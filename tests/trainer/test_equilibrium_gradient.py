@@ -19,7 +19,8 @@ CLOSED_FORM = 1e-8
 """Relative; solves at 1e-12 of maps with (I - J)^-1 of norm up to 1e3."""
 
 THREE_ROUTES = 1e-4
-"""Relative agreement of the gradient's routes; central differences at h = 1e-5 are good to about 1e-6."""
+"""Relative agreement of the gradient's routes, for every weight tensor by itself: those of Psi_LC are up
+to 1e4 times larger than those of Psi_RDN. Central differences at h = 1e-5 are good to about 2e-6."""
 
 
 def no_report(_: BatchSolution) -> None:
@@ -155,7 +156,6 @@ def test_three_routes_to_the_gradient_agree(model, operators, measurement) -> No
     weights = torch.tensor(rng.standard_normal((3, operators.n_voxels)))
     implicit = gradient_of(model, operators, measurement, IMPLICIT, weights)
     iterates = gradient_of(model, operators, measurement, ThroughIterates(100), weights)
-    size = max(g.abs().max().item() for g in implicit.values())
 
     def loss() -> float:
         with torch.no_grad():
@@ -163,12 +163,12 @@ def test_three_routes_to_the_gradient_agree(model, operators, measurement) -> No
             return float((x * weights).sum())
 
     parameters = dict(model.named_parameters())
-    compared = 0
-    for name in rng.choice(sorted(parameters), 10, replace=False):
-        torch.testing.assert_close(
-            iterates[name], implicit[name], rtol=THREE_ROUTES, atol=THREE_ROUTES * size
-        )
-        flat = parameters[name].data.view(-1)
+    assert {name.split(".")[0] for name in parameters} == {"rdn", "lc"}
+    for name, parameter in parameters.items():
+        size = implicit[name].norm()
+        assert size > 0, name
+        assert (iterates[name] - implicit[name]).norm() < THREE_ROUTES * size, name
+        flat = parameter.data.view(-1)
         k = int(implicit[name].flatten().abs().argmax())  # a weight that matters
         h, kept = 1e-5, flat[k].item()
         flat[k] = kept + h
@@ -178,9 +178,7 @@ def test_three_routes_to_the_gradient_agree(model, operators, measurement) -> No
         flat[k] = kept
         difference = (above - below) / (2 * h)
         exact = implicit[name].flatten()[k].item()
-        assert difference == pytest.approx(exact, rel=THREE_ROUTES, abs=1e-6 * size)
-        compared += exact != 0.0
-    assert compared >= 8
+        assert difference == pytest.approx(exact, rel=THREE_ROUTES, abs=0.0), name
 
 
 def test_one_step_points_the_same_way_but_is_another_gradient(model, operators, measurement) -> None:
