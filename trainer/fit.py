@@ -15,7 +15,7 @@ from trainer.checkpoint import (
     load_weights,
     save_config,
 )
-from trainer.config import TrainConfig, load_config
+from trainer.config import ModelConfig, TrainConfig, load_config
 from trainer.equilibrium import EquilibriumModel
 from trainer.interruption import StopRequest
 from trainer.journal import Journal
@@ -69,7 +69,9 @@ def fit(
     problem = load_problem(config.data, device) if problem is None else problem
     seeds = np.random.SeedSequence(config.seed).generate_state(3, np.uint64)
     init_seed, step_seed, validation_seed = (int(seed) % 2**63 for seed in seeds)
-    model = _initial_model(config, init_seed, device)
+    model = _initial_model(config.model, init_seed, device)
+    if state is None and config.pretrain.weights is not None:
+        load_weights(Path(config.pretrain.weights), model)
     run = Optimisation(
         model,
         torch.Generator(device).manual_seed(step_seed),
@@ -120,13 +122,11 @@ def _require_no_run(run_dir: Path) -> None:
         raise InputError(f"{run_dir} already holds a run; resume it with --resume or choose another folder")
 
 
-def _initial_model(config: TrainConfig, seed: int, device: torch.device) -> EquilibriumModel:
-    """Initialise the networks from a seed of their own, or from a weights file."""
+def _initial_model(config: ModelConfig, seed: int, device: torch.device) -> EquilibriumModel:
+    """Initialise the networks from a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(config.model)
-    if config.pretrain.weights is not None:
-        load_weights(Path(config.pretrain.weights), model)
+        model = build_model(config)
     # The layout on which convolutions of few channels run up to twice as fast on a CPU.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)

@@ -281,6 +281,22 @@ def test_a_run_may_start_from_the_weights_of_another(straight: Path, config, pro
     assert again["validation_psnr"] == first["validation_psnr"]
 
 
+def test_a_resumed_run_does_not_need_the_weights_it_started_from(
+    straight: Path, config, problem, tmp_path: Path, interrupt_after, monkeypatch
+) -> None:
+    start = tmp_path / "start.safetensors"
+    start.write_bytes((straight / "pretrained.safetensors").read_bytes())
+    begun = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, weights=str(start)))
+    fit(begun, tmp_path / "reference", problem=problem)
+    interrupt_after(3)
+    with pytest.raises(InterruptedRunError):
+        fit(begun, tmp_path / "run", problem=problem)
+    monkeypatch.undo()
+    start.unlink()
+    fit(begun, tmp_path / "run", resume=True, problem=problem)
+    assert_same_end(tmp_path / "reference", tmp_path / "run")
+
+
 def test_an_absent_device_is_refused(config, problem, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cuda = dataclasses.replace(config, fit=dataclasses.replace(config.fit, device="cuda"))
