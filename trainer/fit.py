@@ -89,7 +89,7 @@ def fit(
         run.save()
     # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
     with (
-        torch.backends.cudnn.flags(allow_tf32=False, deterministic=True),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True),
         StopRequest() as stop,
         Journal(run_dir, run.total) as journal,
     ):

@@ -297,6 +297,19 @@ def test_a_resumed_run_does_not_need_the_weights_it_started_from(
     assert_same_end(tmp_path / "reference", tmp_path / "run")
 
 
+def test_cudnn_works_without_tf32_while_training(config, problem, tmp_path: Path, monkeypatch) -> None:
+    original, seen = Optimisation._optimise, set()
+
+    def optimise(self, phase, optimizer):
+        cudnn = torch.backends.cudnn
+        seen.add((cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic))
+        return original(self, phase, optimizer)
+
+    monkeypatch.setattr(Optimisation, "_optimise", optimise)
+    fit(config, tmp_path / "run", problem=problem)
+    assert seen == {(True, False, True)}
+
+
 def test_an_absent_device_is_refused(config, problem, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cuda = dataclasses.replace(config, fit=dataclasses.replace(config.fit, device="cuda"))
