@@ -96,7 +96,9 @@ def row_snr(
     ndarray of float64, shape (J, C, K)
         Infinite where only the noise is zero, zero where signal and noise are.
     """
-    power = np.mean(foreground.real**2 + foreground.imag**2, axis=0, dtype=np.float64)
+    # Squared in double precision: in single, a signal below 1e-23 of its unit would vanish.
+    squares = (np.square(part, dtype=np.float64) for part in (foreground.real, foreground.imag))
+    power = np.mean(sum(squares), axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.sqrt(power) / (np.sqrt(2) * noise)
     return np.asarray(np.nan_to_num(snr, nan=0.0, posinf=np.inf))

@@ -17,6 +17,9 @@ from engine.mpi.preprocess import (
 # A handful of sums and square roots in double precision.
 ROUNDING = 1e-12
 
+# Values stored with 24 bits.
+SINGLE_ROUNDING = 2.0**-23
+
 
 def complex_normal(rng, shape):
     return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
@@ -76,6 +79,14 @@ def test_row_snr_follows_its_definition():
     expected = [np.sqrt(50 / 3) / (np.sqrt(2) * 2), 1 / (np.sqrt(2) * 0.5)]
     snr = row_snr(foreground, np.array([2.0, 0.5]).reshape(1, 1, 2))
     np.testing.assert_allclose(snr.ravel(), expected, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_row_snr_does_not_depend_on_the_unit(unit):
+    """The squares of single-precision values underflow or overflow where the values do not."""
+    foreground = np.full((3, 1, 1, 1), unit * (3 + 4j), np.complex64)
+    snr = row_snr(foreground, np.full((1, 1, 1), unit))
+    np.testing.assert_allclose(snr, 5 / np.sqrt(2), rtol=SINGLE_ROUNDING)
 
 
 def test_row_snr_of_noise_alone_is_one():
