@@ -16,6 +16,9 @@ TIKHONOV_PEAK = 0.95
 SIGMA_FLOOR = 1e-4
 """Smallest noise level, relative to the rms of the data (80 dB): keeps epsilon positive without noise."""
 
+EPSILON_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+"""What single precision, in which the networks get epsilon, can hold."""
+
 ROWS_PER_VOXEL = 2
 """Rows needed per voxel to estimate the noise from the part of the data that no image explains."""
 
@@ -96,7 +99,7 @@ def normalize(
     Raises
     ------
     PairingError, InputError
-        See `check_rows`; also InputError if `sigma` is not positive.
+        See `check_rows`; also InputError if `sigma` is not positive, or its epsilon beyond single precision.
     """
     rows = np.asarray(rows)
     check_rows(rows, operators)
@@ -115,13 +118,19 @@ def normalize(
     scale = peak / gain  # whitened rows per unit of y
     if sigma is None and operators.n_rows >= ROWS_PER_VOXEL * operators.n_voxels:
         sigma = peak * _estimate_sigma(unit, coefficients, operators)
+    epsilon = None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale
+    if epsilon is not None and not EPSILON_RANGE[0] <= epsilon <= EPSILON_RANGE[1]:
+        raise InputError(
+            f"sigma is {sigma:.3g} for whitened data of peak {peak:.3g}; expected a noise level that single "
+            "precision can hold beside them; leave sigma out to have it estimated"
+        )
     start = operators.start_matrix @ coefficients[: operators.rank]
     return NormalizedMeasurement(
         y=unit * np.float32(gain),
         start=start * np.float32(gain),
         intensity=scale / operators.scale,
         sigma=sigma,
-        epsilon=None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale,
+        epsilon=epsilon,
     )
 
 

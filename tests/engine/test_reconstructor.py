@@ -191,6 +191,14 @@ def test_impossible_sigma(reconstructor, clean, sigma) -> None:
         reconstructor.reconstruct(clean, sigma=sigma)
 
 
+@pytest.mark.parametrize("sigma", [1e-300, 1e300])
+def test_sigma_beyond_single_precision(reconstructor, operators, clean, sigma) -> None:
+    """The networks would see an epsilon of zero or infinity."""
+    for method in (reconstructor, LeastSquares(operators)):
+        with pytest.raises(InputError, match="single precision"):
+            method.reconstruct(clean, sigma=sigma)
+
+
 def test_zero_measurement_gives_a_zero_image(reconstructor, operators) -> None:
     for method in (reconstructor, LeastSquares(operators)):
         found = method.reconstruct(np.zeros(120, np.float32))
