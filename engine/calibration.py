@@ -10,6 +10,7 @@ from engine.calibration_config import CalibrationConfig
 from engine.factorisation import make_operators
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.system_matrix import SystemMatrix
+from engine.normalization import ROWS_PER_VOXEL
 from engine.operators import Operators
 from engine.row_selection import SelectedRows, select_rows
 
@@ -23,9 +24,6 @@ __all__ = [
 
 Source = str | os.PathLike[str] | MdfFile
 """A file, or the content of one."""
-
-MIN_ROWS_PER_VOXEL = 2
-"""Real rows per voxel that leave enough of the data unexplained to estimate the noise level from them."""
 
 
 def calibrate(source: Source, config: CalibrationConfig | None = None) -> Operators:
@@ -115,7 +113,7 @@ def _report(selected: SelectedRows, operators: Operators, config: CalibrationCon
         f"singular values: condition number {condition:.3g}, {s[0] / s[operators.rank - 1]:.3g} for the "
         f"{operators.rank} of {len(s)} in the least-squares start"
     )
-    if operators.n_rows < MIN_ROWS_PER_VOXEL * operators.n_voxels:
+    if operators.n_rows < ROWS_PER_VOXEL * operators.n_voxels:
         report.append(
             f"note: {operators.n_rows} real rows for {operators.n_voxels} voxels are too few to estimate the "
             "noise level of a measurement; it has to be given to the reconstruction"
