@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from benchmarks.record import ROOT, write_record, write_table
 
@@ -29,23 +29,23 @@ def run(quick: bool, output: Path) -> None:  # noqa: ARG001 - there is nothing t
     write_record(output / "training_curve.json", {"runs": list(RUNS)}, rows)
     notes = "Fixed point after at most 25 evaluations on the validation split; pSNR in dB, SSIM in %."
     write_table(output / "training_curve.md", "Training of the shipped networks", notes, rows)
-    _picture(output / "training_curve.png", logs["reference"])
+    draw(logs["reference"]).savefig(output / "training_curve.png", dpi=110)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _picture(path: Path, log: list[dict[str, Any]]) -> None:
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+def draw(log: list[dict[str, Any]]) -> Figure:
+    """Draw the loss and the validation figures of a run's records."""
     steps = [entry for entry in log if "loss" in entry]
     checks = [entry for entry in log if "validation_psnr" in entry]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.plot([entry["step"] for entry in steps], [entry["loss"] for entry in steps], lw=0.7)
     left.set(xlabel="step", ylabel="mean absolute error", title="training loss (Eq. 13)", yscale="log")
-    for key in (key for key in checks[-1] if key.startswith(PREFIX)):
+    levels = [key for key in checks[-1] if key.startswith(PREFIX)]
+    for key in levels:
         right.plot(
             [entry["step"] for entry in checks],
             [entry[key] for entry in checks],
@@ -53,6 +53,6 @@ def _picture(path: Path, log: list[dict[str, Any]]) -> None:
             label=key.removeprefix(PREFIX).replace("dB", " dB SNR"),
         )
     right.set(xlabel="step", ylabel="mean pSNR in dB", title="validation; step 0 is the pre-trained start")
-    right.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    # Below the axes, where no curve can run: there are curves at every height.
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels), frameon=False)
+    return figure

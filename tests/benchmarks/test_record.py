@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from benchmarks.__main__ import main
 from benchmarks.emulation import Scan, emulate_frames
 from benchmarks.record import write_record, write_table
+from benchmarks.training_curve import PREFIX, draw
 from engine.calibration import make_operators, system_matrix_from_mdf
 from engine.mpi.grid import Grid
 from engine.mpi.scanner import PRESETS
@@ -56,6 +57,24 @@ def test_emulated_frames_have_the_asked_mean_snr() -> None:
     assert frames.rows.shape == clean.shape
     assert_allclose(np.std(frames.rows - clean), frames.noise_std, rtol=0.05)
     assert abs(frames.snr_db.mean() - 22.0) < EXPECTED_NOISE
+
+
+def test_the_legend_of_the_training_curve_covers_no_curve() -> None:
+    log = [{"step": step, "loss": 0.01} for step in range(1, 101)]
+    log += [
+        {"step": step, "validation_psnr": 33.0}
+        | {f"{PREFIX}{snr}dB": 20.0 + 0.5 * snr + 0.01 * step for snr in (15, 25, 35)}
+        for step in (0, 50, 100)
+    ]
+    figure = draw(log)
+    figure.draw_without_rendering()  # places everything
+    left, right = figure.axes
+    (legend,) = (axes.get_legend() for axes in figure.axes if axes.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == ["15 dB SNR", "25 dB SNR", "35 dB SNR"]
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in (left, right))
+    assert not box.overlaps(right.xaxis.label.get_window_extent())
+    assert box.y0 >= 0  # inside the picture
 
 
 def test_missing_weights_are_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
