@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.record import commit
 from engine.errors import DeqMpiError
 
 NAMES = ("accuracy", "realism", "training_curve")
@@ -23,6 +24,7 @@ NAMES = ("accuracy", "realism", "training_curve")
 )
 def main(name: str, quick: bool, output: Path) -> None:
     """Run benchmark NAME and write its table, data and picture."""
+    commit()  # taken note of now: the tree may change while the benchmark runs
     output.mkdir(parents=True, exist_ok=True)
     try:
         importlib.import_module(f"benchmarks.{name}").run(quick=quick, output=output)

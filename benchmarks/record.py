@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from engine.atomic_write import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+SMALLEST_WITH_DECIMALS = 0.05
+"""Smaller figures are shown in scientific notation."""
 
 
 def machine() -> dict[str, Any]:
@@ -34,8 +38,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """Return the commit the code comes from, with "+changes" if the tree differs from it."""
+    """Return the commit the code comes from, with "+changes" if the tree differs from it.
+
+    The first answer stands for the whole process: call it before a long run, whose code was loaded then.
+    """
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -80,4 +88,7 @@ def write_table(path: Path, title: str, notes: str, rows: Sequence[Mapping[str, 
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    # Two decimals would show nothing of a solver's residual.
+    return f"{value:.1e}" if 0 < abs(value) < SMALLEST_WITH_DECIMALS else f"{value:.2f}"

@@ -20,7 +20,7 @@ def run(quick: bool, output: Path) -> None:  # noqa: ARG001 - there is nothing t
         | {key.removeprefix("validation_"): value for key, value in entry.items() if key.startswith(PREFIX)}
         | {
             "ssim": 100 * entry["validation_ssim"],
-            "residual_median": f"{entry['validation_residual_median']:.1e}",
+            "residual_median": entry["validation_residual_median"],
         }
         for name, log in logs.items()
         for entry in log

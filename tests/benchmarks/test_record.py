@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from benchmarks.__main__ import main
 from benchmarks.emulation import Scan, emulate_frames
-from benchmarks.record import write_record, write_table
+from benchmarks.record import commit, write_record, write_table
 from benchmarks.training_curve import PREFIX, draw
 from engine.calibration import make_operators, system_matrix_from_mdf
 from engine.mpi.grid import Grid
@@ -39,6 +39,25 @@ def test_table_has_one_line_per_row(tmp_path: Path) -> None:
     assert lines[0] == "# Title"
     assert lines[4] == "| a | 31.23 | - | 4 |"
     assert "Some notes." in lines
+
+
+def test_small_figures_keep_their_digits_in_tables(tmp_path: Path) -> None:
+    write_table(tmp_path / "x.md", "Title", "", [{"residual": 1.44e-3, "difference": -0.3, "none": 0.0}])
+    assert "| 1.4e-03 | -0.30 | 0.00 |" in (tmp_path / "x.md").read_text().splitlines()
+
+
+def test_the_commit_is_that_of_the_start_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = iter(["first", "second"])
+    monkeypatch.setattr(
+        "benchmarks.record._git", lambda *arguments: next(heads) if arguments[0] != "status" else ""
+    )
+    commit.cache_clear()
+    try:
+        assert commit() == "first"
+        write_record(tmp_path / "x.json", {}, ROWS)
+        assert json.loads((tmp_path / "x.json").read_text())["commit"] == "first"
+    finally:
+        commit.cache_clear()
 
 
 def test_emulated_frames_have_the_asked_mean_snr() -> None:
