@@ -15,6 +15,9 @@ from engine.mpi.scanner import PRESETS, FflScanner, angle_responses
 REFINEMENT = 4
 """Fine voxels per calibration voxel and axis: measurements are made on a grid four times as fine."""
 
+SNR_LIMIT = 200.0
+"""Largest magnitude of a measurement SNR in dB; single precision resolves 144 dB."""
+
 SELECTION_SNR = 5.0
 """Rows above this signal-to-noise ratio define the measurement SNR, as they are the ones reconstructed."""
 
@@ -123,6 +126,11 @@ def receiver_frames(
     Returns
     -------
     ndarray of complex64, shape (N, J, 1, K)
+
+    Raises
+    ------
+    InputError
+        If a value is beyond single precision.
     """
     shape = signals.shape
 
@@ -137,8 +145,14 @@ def receiver_frames(
     )
     drift = 1 + noise.drift * np.linspace(0, 1, shape[0])[:, None, None, None]
     random = draw(shape) + 1j * draw(shape)
-    frames = signals + background * drift + row_noise_std(scanner, noise) * random
-    return frames.astype(np.complex64)
+    with np.errstate(over="ignore"):  # reported below
+        frames = (signals + background * drift + row_noise_std(scanner, noise) * random).astype(np.complex64)
+    if not np.all(np.isfinite(frames)):
+        raise InputError(
+            f"frames with noise colour {noise.colour:g} and drift {noise.drift:g} exceed single precision; "
+            "expected finite voltages; choose smaller ones"
+        )
+    return frames
 
 
 def mdf_acquisition(scanner: FflScanner) -> Acquisition:
@@ -257,12 +271,13 @@ def simulate_measurement(
     Raises
     ------
     InputError
-        If there are no frames, the SNR is not finite, or the scanner's noise drowns every row.
+        If there are no frames, the SNR is beyond `SNR_LIMIT`, the scanner's noise drowns every row, or the
+        frames overflow (`receiver_frames`).
     """
     if n_frames < 1:
         raise InputError(f"number of frames is {n_frames}; expected at least 1")
-    if not np.isfinite(snr_db):
-        raise InputError(f"SNR is {snr_db} dB; expected a finite number")
+    if not abs(snr_db) <= SNR_LIMIT:
+        raise InputError(f"SNR is {snr_db} dB; expected a finite number from -{SNR_LIMIT:g} to {SNR_LIMIT:g}")
     noise = noise or ReceiverNoise()
     rng = np.random.default_rng([seed, 1])
     fine, coarse = fine_vessel_images(split, n_frames, scanner.grid, seed, REFINEMENT)

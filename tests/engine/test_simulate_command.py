@@ -138,6 +138,8 @@ def test_more_snr_is_more_tracer_and_not_less_noise(tmp_path: Path) -> None:
         (("--seed", "-1"), "-1 is not in the range x>=0"),
         (("--noise-dof", "2"), "2.0 is not in the range x>2.0"),
         (("--snr", "nan"), "SNR is nan dB; expected a finite number"),
+        (("--snr", "-10000"), "SNR is -10000.0 dB; expected a finite number from -200 to 200"),
+        (("--drift", "1e45"), "drift 1e+45 exceed single precision"),
         (("--noise-dof", "nan"), "degrees of freedom of the noise are nan; expected more than 2"),
         (("--noise-colour", "inf"), "colour of the noise is inf; expected a finite number"),
         (("--drift", "nan"), "drift of the background is nan; expected a finite number"),
