@@ -13,6 +13,7 @@ from torch import nn
 
 from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration import calibrate
+from engine.errors import InputError
 from engine.fixed_point import FixedPointConfig
 from engine.operators import Operators
 from engine.operators_file import save_operators
@@ -175,7 +176,13 @@ def _best_validation(run_dir: Path) -> dict[str, Any] | None:
     """Return the record of the validation whose weights the run kept, if there was one."""
     path = run_dir / METRICS_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    records = [record for record in map(json.loads, lines) if "validation_psnr" in record]
+    try:
+        records = [record for record in map(json.loads, lines) if "validation_psnr" in record]
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds a line that is no JSON record ({error}); expected the log of a run: if the run "
+            "was cut off, resume it, or remove the line"
+        ) from error
     return max(records, key=lambda record: record["validation_psnr"], default=None)
 
 

@@ -91,6 +91,17 @@ def test_graphs_that_differ_from_their_networks_are_not_published(lc, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_log_that_was_cut_off_is_one_clear_line(run_dir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 40, "pha')
+    with pytest.raises(InputError, match=r"metrics\.jsonl holds a line that is no JSON record") as caught:
+        export_run(folder, tmp_path / "bundle")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "bundle").exists()
+
+
 def change_model(run_dir, tmp_path, weights):
     """Copy a run folder with other best weights than its configuration describes."""
     folder = tmp_path / "run"
