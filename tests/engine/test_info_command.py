@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -62,6 +63,37 @@ def test_truth(scan, tmp_path) -> None:
     images = np.zeros((2, 1, 4, 5), np.float32)
     save_truth(tmp_path / "truth.h5", Truth(images, np.array([15.0, 25.0]), scan.grid))
     assert lines(tmp_path / "truth.h5") == ["ground truth: 2 images, SNR 15.0 to 25.0 dB", GRID_LINE]
+
+
+def change_schema(file: h5py.File) -> None:
+    file.attrs["schema"] = 2
+
+
+def remove_images(file: h5py.File) -> None:
+    del file["images"]
+
+
+def drop_an_snr(file: h5py.File) -> None:
+    del file["snr_db"]
+    file["snr_db"] = [15.0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (change_schema, "has schema 2, this version reads schema 1"),
+        (remove_images, "cannot be read as a truth file"),
+        (drop_an_snr, "images have shape (2, 1, 4, 5); expected (1, 1, 4, 5)"),
+    ],
+)
+def test_truth_of_another_content(scan, tmp_path, damage, text) -> None:
+    path = tmp_path / "truth.h5"
+    save_truth(path, Truth(np.zeros((2, 1, 4, 5), np.float32), np.array([15.0, 25.0]), scan.grid))
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    result = info(path)
+    assert result.exit_code == 2
+    assert text in result.stderr
 
 
 @pytest.mark.parametrize(
