@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle
-from engine.errors import BundleError, ProviderError
+from engine.errors import BundleError, PairingError, ProviderError
 from engine.manifest import Shape
 from engine.protocols import Consistency, Float32Array, ImagePrior
 
@@ -57,11 +57,23 @@ class OnnxSession:
         self._session = _open(model, provider)
         _check_tensors("input", self._session.get_inputs(), inputs)
         _check_tensors("output", self._session.get_outputs(), outputs)
+        self._inputs = dict(inputs)
         self._outputs = list(outputs)
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
-        """Run the network on named arrays and return its first output."""
-        output: NDArray[Any] = self._session.run(self._outputs, inputs)[0]
+        """Run the network on named arrays and return its first output.
+
+        Raises
+        ------
+        PairingError
+            If an array has other axes than the network.
+        """
+        try:
+            output: NDArray[Any] = self._session.run(self._outputs, inputs)[0]
+        except Exception:  # the runtime's exceptions share no public base
+            for name, array in inputs.items():
+                _check_axes(name, array.shape, self._inputs[name])
+            raise
         return output
 
 
@@ -162,6 +174,17 @@ def _check_tensors(kind: str, found: list[Any], expected: Mapping[str, Shape]) -
                 raise BundleError(
                     f"{kind} {tensor.name} has shape {tensor.shape}; expected axes {list(axes)}"
                 )
+
+
+def _check_axes(name: str, shape: tuple[int, ...], axes: Shape) -> None:
+    fits = len(shape) == len(axes) and all(
+        length == axis for length, axis in zip(shape, axes, strict=True) if isinstance(axis, int)
+    )
+    if not fits:
+        raise PairingError(
+            f"network input {name} has shape {shape}; expected axes {list(axes)}; use a bundle made for the "
+            "grid and the row layout of the operators"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from engine.bundle import load_bundle
-from engine.errors import BundleError, ProviderError
+from engine.errors import BundleError, PairingError, ProviderError
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
@@ -37,6 +37,12 @@ def test_prior_of_the_fixture_clips_at_zero(bundle, shape) -> None:
     z = OnnxPrior(bundle)(v)
     assert z.dtype == np.float32
     np.testing.assert_array_equal(z, np.maximum(v, 0))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 5, 7), (5, 7)])
+def test_images_of_other_axes_do_not_belong_to_the_network(bundle, shape) -> None:
+    with pytest.raises(PairingError, match=r"expected axes .'batch', 1, 'height', 'width'.*use a bundle"):
+        OnnxPrior(bundle)(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 1e3])
