@@ -138,6 +138,7 @@ def _picture(path: Path, rows: list[dict[str, Any]]) -> None:
                 [row["snr_db"] for row in chosen], [row["psnr_mean"] for row in chosen], "o-", label=method
             )
         axes.set_title(f"tested at {gradient} T/m")
+        axes.set_xticks(SNRS)
         axes.set_xlabel("measurement SNR in dB")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean pSNR in dB")
