@@ -92,7 +92,7 @@ class Journal:
         speed = images / seconds
         self._clock = now
         self._tally.add(figures["loss"], images, seconds)
-        self._record(total, phase, {**figures, "images_per_second": speed})
+        self._record(total, phase, {**figures, "images_per_second": speed}, curves=phase)
         if self._task is not None:
             note = f"loss {figures['loss']:.4f}  {speed:.0f} images/s"
             self._progress.update(self._task, advance=1, note=note)
@@ -105,7 +105,8 @@ class Journal:
 
     def validation(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
         """Record a validation and print its main figures on a line of their own."""
-        self._record(total, phase, figures)
+        # One curve over all stages, which begins with the pre-trained start.
+        self._record(total, phase, figures, curves="validation")
         shown = "  ".join(
             f"{name.removeprefix('validation_')} {value:.4g}" for name, value in figures.items()
         )
@@ -115,11 +116,11 @@ class Journal:
     def _print(self, line: str) -> None:
         self._progress.console.print(line, highlight=False, soft_wrap=True)
 
-    def _record(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
+    def _record(self, total: int, phase: str, figures: Mapping[str, float], curves: str) -> None:
         self._file.write(json.dumps({"step": total, "phase": phase, **figures}) + "\n")
         self._file.flush()
         for name, value in figures.items():
-            self._board.add_scalar(f"{phase.split(' ')[0]}/{name}", value, total)
+            self._board.add_scalar(f"{curves}/{name}", value, total)
 
 
 def _truncate(path: Path, total: int) -> None:

@@ -5,8 +5,10 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import trainer.optimisation
 import trainer.phases
@@ -19,6 +21,9 @@ from trainer.optimisation import Optimisation
 from trainer.problem import Problem
 
 N_STEPS = 2 + 2 + 3 + 3
+
+FLOAT32 = 1e-6
+"""Relative; TensorBoard keeps single precision."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,20 @@ def test_every_step_and_validation_is_recorded(straight: Path) -> None:
     assert load_state(straight).best_psnr == max(r["validation_psnr"] for r in validations)
 
 
+def curve(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    """Read a curve as TensorBoard does."""
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return [(point.step, point.value) for point in events.Scalars(name)]
+
+
+def test_tensorboard_shows_the_records(straight: Path) -> None:
+    losses = [(r["step"], r["loss"]) for r in records(straight) if r["phase"] == "stage-2" and "loss" in r]
+    np.testing.assert_allclose(curve(straight, "stage-2/loss"), losses, rtol=FLOAT32)
+    checks = [(r["step"], r["validation_psnr"]) for r in records(straight) if "validation_psnr" in r]
+    np.testing.assert_allclose(curve(straight, "validation/validation_psnr"), checks, rtol=FLOAT32)
+
+
 def test_learning_rate_falls_along_a_half_cosine(straight: Path) -> None:
     rates = [r["learning_rate"] for r in records(straight) if r["phase"] == "stage-1" and "loss" in r]
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.25e-3])
@@ -158,6 +177,7 @@ def test_a_crash_between_checkpoints_is_resumed_from_the_last_one(
     monkeypatch.undo()
     fit(longer, run_dir, resume=True, problem=problem)
     assert_same_end(reference, run_dir)
+    assert curve(run_dir, "stage-1/loss") == curve(reference, "stage-1/loss")  # no step twice
 
 
 def test_resuming_a_finished_run_changes_nothing(straight: Path, config, problem, tmp_path: Path) -> None:
