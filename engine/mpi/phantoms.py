@@ -23,8 +23,9 @@ Split = Literal["train", "validation", "test"]
 MIN_CONTRAST = 0.2
 """Views with less contrast, relative to blood, show no vessel and are drawn again."""
 
-IMAGES_PER_TREE = 16
-"""Images cut from one tree before the next is grown (the paper cuts some 400 from one subject)."""
+IMAGES_PER_TREE = {"train": 16, "validation": 16, "test": 1}
+"""Images cut from one tree before the next is grown (the paper cuts some 400 from one subject). The test
+split shows every tree once, so that the mean over n images is one over n trees."""
 
 
 @dataclass(frozen=True)
@@ -256,10 +257,11 @@ def fine_vessel_images(
     fine = np.empty((count, ny * refinement, nx * refinement), np.float32)
     coarse = np.empty((count, ny, nx), np.float32)
     family = get_args(Split).index(split)
-    for first in range(0, count, IMAGES_PER_TREE):
-        rng = np.random.default_rng([family, seed, first // IMAGES_PER_TREE])
+    per_tree = IMAGES_PER_TREE[split]
+    for first in range(0, count, per_tree):
+        rng = np.random.default_rng([family, seed, first // per_tree])
         tree = grow_tree(rng, style)
-        for index in range(first, min(first + IMAGES_PER_TREE, count)):
+        for index in range(first, min(first + per_tree, count)):
             low = high = 0.0
             while high - low < MIN_CONTRAST:  # a view past all vessels, rare
                 image = render_slab(tree, (ny, nx), refinement, rng, style)

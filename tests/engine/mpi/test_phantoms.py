@@ -12,6 +12,7 @@ from engine.mpi.phantoms import (
     IMAGES_PER_TREE,
     MIN_CONTRAST,
     VesselStyle,
+    VesselTree,
     box_average,
     fine_vessel_images,
     grow_tree,
@@ -51,13 +52,26 @@ def test_box_average_is_the_mean_of_each_block(factor: int, ny: int, nx: int) ->
 
 
 def test_the_same_seed_repeats_and_a_longer_set_starts_the_same() -> None:
-    short, longer = (vessel_images("train", n, GRID, 4) for n in (IMAGES_PER_TREE, IMAGES_PER_TREE + 3))
-    assert np.array_equal(short, longer[:IMAGES_PER_TREE])
-    assert not np.array_equal(short, vessel_images("train", IMAGES_PER_TREE, GRID, 5))
+    n = IMAGES_PER_TREE["train"]
+    short, longer = (vessel_images("train", count, GRID, 4) for count in (n, n + 3))
+    assert np.array_equal(short, longer[:n])
+    assert not np.array_equal(short, vessel_images("train", n, GRID, 5))
+
+
+def test_every_test_image_shows_a_tree_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = []
+
+    def counting_grow_tree(rng: np.random.Generator, style: VesselStyle) -> VesselTree:
+        grown.append(grow_tree(rng, style))
+        return grown[-1]
+
+    monkeypatch.setattr("engine.mpi.phantoms.grow_tree", counting_grow_tree)
+    vessel_images("test", 3, GRID, 0)
+    assert len({tree.points.tobytes() for tree in grown}) == 3
 
 
 def test_splits_never_share_an_image_or_a_tree() -> None:
-    n = 4 * IMAGES_PER_TREE
+    n = 4 * IMAGES_PER_TREE["train"]
     sets = [
         vessel_images(split, n, GRID, seed) for split in ("train", "validation", "test") for seed in (0, 1)
     ]
