@@ -242,7 +242,7 @@ def fine_vessel_images(
     Returns
     -------
     fine : ndarray of float32, shape (count, refinement * Ny, refinement * Nx)
-        Non-negative.
+        Zero is the minimum of the box averages, so single pixels lie slightly below (about 1 % of the peak).
     coarse : ndarray of float32, shape (count, Ny, Nx)
         Box averages of `fine`, each with minimum 0 and maximum 1.
 
