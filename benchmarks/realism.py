@@ -147,7 +147,7 @@ def _opponents(weights: Path) -> list[tuple[str, ImagePrior, int]]:
     return [
         ("admm-l1", _soft_threshold(1 / 250), 200),
         ("admm-tv", _total_variation(1 / 10), 100),
-        ("admm-hybrid", _composed(_total_variation(1 / 20), _soft_threshold(1 / 20)), 100),
+        ("admm-hybrid", _composed(_total_variation(1 / 10), _soft_threshold(1 / 5)), 100),
         ("pp-mpi", denoiser, 150),
     ]
 
