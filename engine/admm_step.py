@@ -17,7 +17,7 @@ class AdmmStep:
     Parameters
     ----------
     operators : Operators
-        A, its transpose and M = (I + A^T A)^-1.
+        A, M = (I + A^T A)^-1 and M A^T.
     prior : ImagePrior
         Psi_RDN, Eq. (16).
     consistency : Consistency
@@ -50,7 +50,8 @@ class AdmmStep:
         self._places = np.concatenate([index, index + operators.layout.mask.size])  # of the 2M real rows
         self._rows = np.empty(n_rows, np.float32)
         self._consistent = np.empty(n_rows, np.float32)
-        self._right_hand_side = np.empty(n_voxels, np.float32)
+        self._regularised = np.empty(n_voxels, np.float32)
+        self._weighted_adjoint = operators.weighted_adjoint
 
     @property
     def state_size(self) -> int:
@@ -92,9 +93,9 @@ class AdmmStep:
         # appear in the image and in the duals, so they are formed once, in the place of the new duals.
         np.add(d0, z0, out=d0_next)
         np.add(d1, z1, out=d1_next)
-        np.dot(a.adjoint, d0_next, out=self._right_hand_side)
-        self._right_hand_side += d1_next
-        np.dot(a.inverse, self._right_hand_side, out=x_next)
+        np.dot(self._weighted_adjoint, d0_next, out=x_next)
+        np.dot(a.inverse, d1_next, out=self._regularised)
+        x_next += self._regularised
         np.dot(a.system_matrix, x_next, out=self._rows)
         d0_next -= self._rows
         d1_next -= x_next

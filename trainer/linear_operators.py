@@ -10,7 +10,7 @@ from engine.operators import Operators
 
 
 class TorchOperators(nn.Module):
-    """A, A^T, M and the singular parts of `engine.operators.Operators`; R real rows, N voxels.
+    """A, M, M A^T and the singular parts of `engine.operators.Operators`; R real rows, N voxels.
 
     All buffers are constants of the problem: they follow `.to(...)` and stay out of the state dict.
 
@@ -35,7 +35,7 @@ class TorchOperators(nn.Module):
     """
 
     system_matrix: Tensor
-    adjoint: Tensor
+    weighted_adjoint: Tensor
     inverse: Tensor
     left_singular: Tensor
     start_matrix: Tensor
@@ -55,7 +55,7 @@ class TorchOperators(nn.Module):
         s = operators.singular_values
         constants: dict[str, NDArray[np.floating]] = {
             "system_matrix": operators.system_matrix,
-            "adjoint": operators.adjoint,
+            "weighted_adjoint": operators.weighted_adjoint,
             "inverse": operators.inverse,
             "left_singular": operators.left_singular,
             "start_matrix": operators.start_matrix,
@@ -81,13 +81,9 @@ class TorchOperators(nn.Module):
         """Return A x: (B, N) -> (B, R)."""
         return x @ self.system_matrix.T
 
-    def back_project(self, rows: Tensor) -> Tensor:
-        """Return A^T r: (B, R) -> (B, N)."""
-        return rows @ self.adjoint.T
-
     def reconcile(self, rows: Tensor, image: Tensor) -> Tensor:
         """Return M (A^T r + u), Eq. (7): (B, R), (B, N) -> (B, N)."""
-        return (self.back_project(rows) + image) @ self.inverse.T
+        return rows @ self.weighted_adjoint.T + image @ self.inverse.T
 
     def project_left(self, rows: Tensor) -> Tensor:
         """Return U^T r, the part of the data that some image explains: (B, R) -> (B, N)."""

@@ -47,6 +47,15 @@ def test_inverse_is_the_dense_inverse_of_eq_7(operators):
     np.testing.assert_array_equal(operators.inverse, operators.inverse.T)
 
 
+def test_weighted_adjoint_is_the_dense_product(operators):
+    a = operators.system_matrix.astype(np.float64)
+    expected = np.linalg.inv(np.eye(35) + a.T @ a) @ a.T
+    assert operators.weighted_adjoint.dtype == np.float32
+    assert operators.weighted_adjoint.flags.c_contiguous
+    np.testing.assert_allclose(operators.weighted_adjoint, expected, rtol=0, atol=SINGLE)
+    assert np.linalg.norm(operators.weighted_adjoint, 2) <= 0.5 + SINGLE
+
+
 def test_adjoint_passes_the_dot_product_test(operators):
     rng = np.random.default_rng(4)
     x = rng.standard_normal(operators.n_voxels).astype(np.float32)

@@ -1,0 +1,66 @@
+"""The shipped bundle on frames of the reference scanner."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.bundle import load_bundle
+from engine.calibration import calibrate
+from engine.measurement import measurement_rows
+from engine.mpi.mdf import MdfFile
+from engine.mpi.metrics import psnr_db
+from engine.mpi.simulation import (
+    SimulatedMeasurement,
+    preset_scanner,
+    simulate_calibration,
+    simulate_measurement,
+)
+from engine.operators import Operators
+from engine.reconstructor import LeastSquares, Reconstructor
+from engine.sessions import OnnxConsistency, OnnxPrior
+
+SNR_DB = 20.0
+
+GAIN_OVER_START = 8.0
+"""dB of pSNR that the networks must add to the least-squares start on average; 17 are typical."""
+
+EQUIVARIANCE = 0.01
+"""Relative error allowed between the image of 10 y and 10 times the image of y. Rounding 10 y to single
+precision starts a difference of 1e-7 that an unconverged solve amplifies, to 1e-5 in a typical frame."""
+
+
+@pytest.fixture(scope="module")
+def operators() -> Operators:
+    return calibrate(simulate_calibration(preset_scanner("reference-0.5"), seed=1))
+
+
+@pytest.fixture(scope="module")
+def measured() -> SimulatedMeasurement:
+    return simulate_measurement(preset_scanner("reference-0.5"), 6, SNR_DB, seed=1)
+
+
+@pytest.fixture(scope="module")
+def reconstructor(operators: Operators) -> Reconstructor:
+    bundle = load_bundle(None)
+    return Reconstructor(operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver)
+
+
+def images(method: Reconstructor | LeastSquares, file: MdfFile) -> np.ndarray:
+    rows = measurement_rows(file, method.operators).rows
+    return np.stack([frame.image[0] for frame in method.reconstruct_frames(rows)])
+
+
+def test_networks_gain_over_the_least_squares_start(reconstructor, operators, measured) -> None:
+    truth = measured.truth[:, 0]
+    start, found = (images(method, measured.file) for method in (LeastSquares(operators), reconstructor))
+    assert found.shape == truth.shape
+    assert psnr_db(found, truth).mean() > psnr_db(start, truth).mean() + GAIN_OVER_START
+
+
+def test_ten_times_the_measurement_gives_ten_times_the_image(reconstructor, measured) -> None:
+    file = measured.file
+    louder = replace(file, measurement=replace(file.measurement, data=np.float32(10) * file.measurement.data))
+    once, ten = images(reconstructor, file), images(reconstructor, louder)
+    error = np.linalg.norm(ten - 10 * once, axis=(1, 2)) / np.linalg.norm(10 * once, axis=(1, 2))
+    assert error.max() < EQUIVARIANCE
