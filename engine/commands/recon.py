@@ -103,6 +103,7 @@ def recon(
             _draw(staged[image], found, chosen, grid)
         if stats:
             record = _record(method, measurement, operators, solver_options["model"], chosen, found)
+            record["background_sigma"] = rows.background_sigma
             staged[stats].write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", "utf-8")
     _summarise(method, chosen, [frame.report for frame in found])
     click.echo(f"wrote {', '.join(str(path) for path in outputs)}")

@@ -88,7 +88,7 @@ def test_frames_are_chosen_in_the_order_given(run, tmp_path) -> None:
     np.testing.assert_array_equal(images(read_mdf(tmp_path / "out.mdf")), everything[[2, 0, 1]])
 
 
-def test_stats_and_picture(run, tmp_path) -> None:
+def test_stats_and_picture(run, folder, tmp_path) -> None:
     stats, picture = tmp_path / "stats.json", tmp_path / "out.png"
     result = run("--frames", "1,3", "--stats", str(stats), "--image", str(picture), "--tolerance", "1e-3")
     assert result.exit_code == 0, result.stderr
@@ -96,6 +96,10 @@ def test_stats_and_picture(run, tmp_path) -> None:
     assert record["method"] == "deq"
     assert record["model"] == "test-projections"
     assert record["solver"]["tolerance"] == 1e-3
+    operators = load_operators(folder / "operators.h5")
+    own = measurement_rows(read_mdf(folder / "measurement.mdf"), operators).background_sigma
+    assert own is not None
+    assert record["background_sigma"] == own
     assert [frame["frame"] for frame in record["frames"]] == [1, 3]
     for frame in record["frames"]:
         assert frame["iterations"] == len(frame["residuals"]) > 0
