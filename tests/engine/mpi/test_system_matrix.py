@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engine.errors import SelectionError
-from engine.mpi.preprocess import stack_real, unstack_real
+from engine.mpi.preprocess import stack_real
 from engine.operators import RowLayout
 
 # Sums of a few dozen products of order 100 in double precision.
@@ -20,11 +20,11 @@ complex_rows = arrays(
 
 
 @given(complex_rows)
-def test_stacking_puts_real_parts_first_and_is_undone_exactly(rows):
+def test_stacking_puts_real_parts_first(rows):
     stacked = stack_real(rows)
     assert stacked.dtype == np.float32
     np.testing.assert_array_equal(stacked[..., : rows.shape[-1]], rows.real)
-    np.testing.assert_array_equal(unstack_real(stacked), rows)
+    np.testing.assert_array_equal(stacked[..., rows.shape[-1] :], rows.imag)
 
 
 @given(st.data())
