@@ -1,0 +1,46 @@
+"""How the loops that numpy cannot express are compiled: one decorator with the settings of every kernel."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+FASTMATH = frozenset({"reassoc", "contract", "arcp"})
+"""Sums may be reordered, so that they use vector registers, and a * b + c fused.
+
+NaN and infinity keep their meaning: a kernel that is given one returns one, and the caller can say so.
+"""
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def kernel(signature: str) -> Callable[[Kernel], Kernel]:
+    """Compile a function for one signature, when its module is imported.
+
+    The machine code is kept in numba's cache: beside the module, or in the user's cache folder if that place
+    is read-only. Where neither can be written the function is compiled anew in every process, which costs
+    seconds at import and changes no result.
+
+    Parameters
+    ----------
+    signature : str
+        In numba's notation, with contiguous arrays declared as such: "void(float32[:, ::1], int64[::1])".
+
+    Returns
+    -------
+    callable
+        Decorator. The compiled function accepts exactly these types, and holds no Python lock while it runs.
+    """
+
+    def compile_kernel(function: Kernel) -> Kernel:
+        try:
+            return _compile(function, signature, cache=True)
+        except (RuntimeError, OSError):  # numba found no place for its cache, or could not write there
+            return _compile(function, signature, cache=False)
+
+    return compile_kernel
+
+
+def _compile(function: Kernel, signature: str, *, cache: bool) -> Kernel:
+    decorator = numba.njit(signature, cache=cache, fastmath=set(FASTMATH), error_model="numpy", nogil=True)
+    return cast("Kernel", decorator(function))
