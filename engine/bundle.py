@@ -1,18 +1,24 @@
-"""Model bundles: a folder with `manifest.json`, `rdn.onnx` and `lc.onnx`, checked before use."""
+"""Model bundles: a folder with `manifest.json` and the networks of one method, checked before use."""
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from engine.errors import BundleError
-from engine.manifest import Conventions, Manifest, Network
+from engine.fixed_point import FixedPointConfig
+from engine.manifest import NETWORKS, Conventions, Manifest, Network
 
 __all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_bundle_path", "load_bundle"]
 
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
+
+SHIPPED: Mapping[str, str] = MappingProxyType({"deq": "reference", "pp-mpi": "denoiser"})
+"""Folder in engine/models of the bundle that ships for a method."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,35 @@ class Bundle:
 
     manifest: Manifest
     path: Path
+
+    def require_method(self, method: str) -> None:
+        """Raise unless the networks were trained for this method.
+
+        Raises
+        ------
+        BundleError
+            If the bundle is of another method.
+        """
+        if self.manifest.method != method:
+            raise BundleError(
+                f"the bundle {self.path} is of method {self.manifest.method}; expected {method}; "
+                f"use --method {self.manifest.method} or a bundle of method {method}"
+            )
+
+    def require_solver(self) -> FixedPointConfig:
+        """Return the solver settings the networks were tuned for.
+
+        Raises
+        ------
+        BundleError
+            If the bundle's method does not iterate.
+        """
+        if self.manifest.solver is None:
+            raise BundleError(
+                f"the bundle {self.path} is of method {self.manifest.method}, which does not iterate; "
+                "expected a bundle with solver settings; use a bundle of another method"
+            )
+        return self.manifest.solver
 
     def read_network(self, role: str) -> bytes:
         """Return the ONNX bytes of "rdn" or "lc", the very bytes whose hash was compared.
@@ -52,9 +87,19 @@ class Bundle:
         return content
 
 
-def default_bundle_path() -> Path:
-    """Return the folder of the bundle that ships with the package."""
-    return Path(__file__).parent / "models" / "reference"
+def default_bundle_path(method: str = "deq") -> Path:
+    """Return the folder of the bundle that ships with the package for a method.
+
+    Raises
+    ------
+    BundleError
+        If none ships for it, or it uses no bundle at all.
+    """
+    if method not in NETWORKS:
+        raise BundleError(f"method is {method!r}; expected one that has networks: {', '.join(NETWORKS)}")
+    if method not in SHIPPED:
+        raise BundleError(f"method {method} needs a bundle: none ships; give one with --model BUNDLE")
+    return Path(__file__).parent / "models" / SHIPPED[method]
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -63,7 +108,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     Parameters
     ----------
     path : path, optional
-        Bundle folder; by default the one that ships with the package.
+        Bundle folder; by default the one that ships for the method deq.
 
     Returns
     -------

@@ -14,8 +14,22 @@ from engine.operators import SPECTRAL_NORM
 KIND = "deq-mpi-bundle"
 """Value of `kind` in every manifest."""
 
-SCHEMA = 1
-"""Version of the manifest that this module reads and writes."""
+SCHEMA = 2
+"""Version of the manifest that this module reads and writes. Schema 1 had no `method`."""
+
+NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "deq": ("rdn", "lc"),
+        "deq-ball": ("rdn",),
+        "pp-mpi": ("rdn",),
+        "unrolled": ("rdn",),
+        "end-to-end": ("rdn",),
+    }
+)
+"""The methods that use a bundle, and the networks that a bundle of each consists of."""
+
+WITHOUT_SOLVER = frozenset({"end-to-end"})
+"""Methods that apply their network once: their bundles have no solver settings."""
 
 INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
     {"rdn": (("v",), ("z",)), "lc": (("v", "y", "mask", "epsilon"), ("z",))}
@@ -114,33 +128,37 @@ class Conventions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json` (schema 1).
+    """Content of `manifest.json` (schema 2).
 
     Attributes
     ----------
     name, description : str
         What the model is, for people.
+    method : str
+        The method that the networks were trained for, a key of `NETWORKS`.
     created : str
         Date and time, ISO 8601, UTC.
     opset : int
         ONNX opset of the graphs.
     networks : mapping of str to Network
-        "rdn" and "lc".
+        "rdn", and for the method deq "lc" too.
     conventions : Conventions
         Units and axes.
-    solver : FixedPointConfig
-        Settings the model was tuned for; the default of a reconstruction.
+    solver : FixedPointConfig or None
+        Settings the model was tuned for, the default of a reconstruction; None for the methods
+        `WITHOUT_SOLVER`.
     training : mapping
         Free-form facts about the training run, values that JSON can hold.
     """
 
     name: str
     description: str
+    method: str
     created: str
     opset: int
     networks: Mapping[str, Network]
     conventions: Conventions
-    solver: FixedPointConfig
+    solver: FixedPointConfig | None
     training: Mapping[str, Any]
 
     @classmethod
@@ -162,24 +180,24 @@ class Manifest:
             )
         own = {field.name for field in fields(cls)}
         entry = _mapping("the manifest", values, own | {"kind", "schema"})
-        networks = _mapping("networks", entry["networks"], set(INTERFACE))
+        method = _text("method", entry["method"])
+        if method not in NETWORKS:
+            raise BundleError(f"method is {method!r}; expected one of {', '.join(NETWORKS)}")
+        networks = _mapping(f"networks of method {method}", entry["networks"], set(NETWORKS[method]))
         conventions = _mapping("conventions", entry["conventions"], {f.name for f in fields(Conventions)})
         if isinstance(entry["opset"], bool) or not isinstance(entry["opset"], int):
             raise BundleError(f"opset is {entry['opset']!r}; expected an integer")
-        if not isinstance(entry["solver"], Mapping) or not isinstance(entry["training"], Mapping):
-            raise BundleError("solver or training is not an object; expected keys and values")
-        try:
-            solver = FixedPointConfig.from_dict(entry["solver"])
-        except ConfigError as error:
-            raise BundleError(f"solver settings: {error}") from error
+        if not isinstance(entry["training"], Mapping):
+            raise BundleError(f"training is {entry['training']!r}; expected an object")
         return cls(
             name=_text("name", entry["name"]),
             description=_text("description", entry["description"]),
+            method=method,
             created=_text("created", entry["created"]),
             opset=entry["opset"],
-            networks={role: Network.from_dict(role, networks[role]) for role in INTERFACE},
+            networks={role: Network.from_dict(role, networks[role]) for role in NETWORKS[method]},
             conventions=Conventions(**conventions),
-            solver=solver,
+            solver=_solver(method, entry["solver"]),
             training=dict(entry["training"]),
         )
 
@@ -190,11 +208,12 @@ class Manifest:
             "schema": SCHEMA,
             "name": self.name,
             "description": self.description,
+            "method": self.method,
             "created": self.created,
             "opset": self.opset,
             "networks": {role: network.to_dict() for role, network in self.networks.items()},
             "conventions": asdict(self.conventions),
-            "solver": self.solver.to_dict(),
+            "solver": None if self.solver is None else self.solver.to_dict(),
             "training": dict(self.training),
         }
 
@@ -208,6 +227,19 @@ def _mapping(where: str, values: object, keys: set[str]) -> Mapping[str, Any]:
     if unknown or missing:
         raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; expected {sorted(keys)}")
     return values
+
+
+def _solver(method: str, values: object) -> FixedPointConfig | None:
+    if method in WITHOUT_SOLVER:
+        if values is not None:
+            raise BundleError(f"solver is {values!r}; expected null: method {method} does not iterate")
+        return None
+    if not isinstance(values, Mapping):
+        raise BundleError(f"solver is {values!r}; expected the solver settings of method {method}")
+    try:
+        return FixedPointConfig.from_dict(values)
+    except ConfigError as error:
+        raise BundleError(f"solver settings: {error}") from error
 
 
 def _text(where: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of a bundle's two networks; the only module that knows the runtime."""
+"""ONNX Runtime sessions of a bundle's networks; the only module that knows the runtime."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -78,12 +78,12 @@ class OnnxSession:
 
 
 class OnnxPrior:
-    """Psi_RDN of a bundle, an `ImagePrior`.
+    """Psi_RDN of a bundle, an `ImagePrior`: the image network of whichever method the bundle is of.
 
     Parameters
     ----------
     bundle : Bundle
-        Checked bundle.
+        Checked bundle of any method.
     provider : str, optional
         "cpu", "cuda" or "tensorrt".
     """
@@ -102,12 +102,18 @@ class OnnxConsistency:
     Parameters
     ----------
     bundle : Bundle
-        Checked bundle.
+        Checked bundle of the method deq, the only one with this network.
     provider : str, optional
         "cpu", "cuda" or "tensorrt".
+
+    Raises
+    ------
+    BundleError
+        If the bundle is of another method.
     """
 
     def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+        bundle.require_method("deq")
         self._session = _open_network(bundle, "lc", provider)
 
     def __call__(

@@ -41,6 +41,7 @@ def export_networks(
     description: str = "",
     training: Mapping[str, Any] | None = None,
     *,
+    method: str = "deq",
     solver: FixedPointConfig | None = None,
     operators: Operators | None = None,
 ) -> ParityReport:
@@ -85,6 +86,7 @@ def export_networks(
         manifest = Manifest(
             name=name,
             description=description,
+            method=method,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             opset=OPSET,
             networks={

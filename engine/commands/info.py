@@ -50,11 +50,13 @@ def describe(path: Path) -> list[str]:
 
 def _describe_bundle(path: Path) -> list[str]:
     manifest = load_bundle(path).manifest
-    solver = ", ".join(f"{key} {value:g}" for key, value in manifest.solver.to_dict().items())
+    settings = {} if manifest.solver is None else manifest.solver.to_dict()
+    solver = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     lines = [
         f"bundle {manifest.name}: {manifest.description}",
+        f"method: {manifest.method}",
         f"created: {manifest.created}, ONNX opset {manifest.opset}",
-        f"solver: {solver}",
+        f"solver: {solver or 'none, the network is applied once'}",
     ]
     lines += [
         f"{role}: {n.file}, SHA-256 {n.sha256[:16]}..., verified" for role, n in manifest.networks.items()

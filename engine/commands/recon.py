@@ -126,7 +126,7 @@ def _open_method(
                 option = name.replace("_", "-")
                 raise click.UsageError(f"--{option} has no meaning with --method {method}; leave it out")
         return LeastSquares.load(operators)
-    config = load_bundle(model).manifest.solver
+    config = load_bundle(model).require_solver()
     if solver == "plain":
         config = replace(config, memory=0, beta=1.0)
     elif solver == "anderson" and config.memory == 0:

@@ -12,6 +12,8 @@ from engine.errors import BundleError
 from engine.fixed_point import FixedPointConfig
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
+IMAGE_METHODS = ("deq-ball", "pp-mpi", "unrolled", "end-to-end")
 
 
 @pytest.fixture
@@ -35,12 +37,32 @@ def rewrite(bundle_dir: Path, change) -> None:
 def test_fixture_loads() -> None:
     bundle = load_bundle(FIXTURE)
     assert bundle.manifest.name == "test-projections"
-    assert bundle.manifest.solver == FixedPointConfig()
+    assert bundle.manifest.method == "deq"
+    assert bundle.manifest.solver == bundle.require_solver() == FixedPointConfig()
     assert bundle.manifest.networks["lc"].inputs["mask"] == (1, 1, "lines", "bins")
     assert bundle.read_network("rdn") == (FIXTURE / "rdn.onnx").read_bytes()
 
 
-def test_manifest_survives_a_round_trip(content: dict) -> None:
+@pytest.mark.parametrize("method", IMAGE_METHODS)
+def test_bundles_of_other_methods_hold_the_image_network_alone(method: str) -> None:
+    bundle = load_bundle(IMAGE_BUNDLES / method)
+    assert bundle.manifest.method == method
+    assert list(bundle.manifest.networks) == ["rdn"]
+    bundle.require_method(method)
+    with pytest.raises(BundleError, match=rf"is of method {method}; expected deq; use --method {method} "):
+        bundle.require_method("deq")
+
+
+def test_a_method_that_does_not_iterate_has_no_solver_settings() -> None:
+    bundle = load_bundle(IMAGE_BUNDLES / "end-to-end")
+    assert bundle.manifest.solver is None
+    with pytest.raises(BundleError, match="of method end-to-end, which does not iterate"):
+        bundle.require_solver()
+
+
+@pytest.mark.parametrize("folder", [FIXTURE, *(IMAGE_BUNDLES / method for method in IMAGE_METHODS)])
+def test_manifest_survives_a_round_trip(folder: Path) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
     manifest = Manifest.from_dict(content)
     assert json.loads(json.dumps(manifest.to_dict())) == content
     assert Manifest.from_dict(manifest.to_dict()) == manifest
@@ -76,8 +98,15 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_other_schema_names_both_numbers(bundle_dir: Path) -> None:
     rewrite(bundle_dir, lambda m: m.update(schema=7))
-    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 1"):
+    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 2"):
         load_bundle(bundle_dir)
+
+
+def test_the_schema_without_a_method_says_to_export_again(bundle_dir: Path) -> None:
+    rewrite(bundle_dir, lambda m: (m.update(schema=1), m.pop("method")))
+    with pytest.raises(BundleError, match=r"schema 1; .* reads schema 2; export the model again") as raised:
+        load_bundle(bundle_dir)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '"text"', '{"kind": "other"}'])
@@ -112,7 +141,11 @@ def set_in(content: dict, path: str, value: object) -> dict:
         ("conventions.colour", "red", "colour"),
         ("solver.colour", "red", "colour"),
         ("solver.memory", -1, "memory"),
-        ("solver", 3, "solver"),
+        ("solver", 3, "solver is 3; expected the solver settings of method deq"),
+        ("solver", None, "solver is None; expected the solver settings of method deq"),
+        ("method", "art", "method is 'art'; expected one of deq, "),
+        ("method", ["deq"], r"method is .*; expected text"),
+        ("method", "pp-mpi", r"networks of method pp-mpi has unknown keys \['lc'\]"),
         ("training", [], "training"),
         ("name", 3, "name is 3"),
         ("opset", "18", "opset"),
@@ -134,20 +167,45 @@ def test_unexpected_values_are_named(content: dict, path: str, value: object, me
         Manifest.from_dict(set_in(content, path, value))
 
 
+def test_every_network_of_the_method_is_required(content: dict) -> None:
+    del content["networks"]["lc"]
+    with pytest.raises(BundleError, match=r"networks of method deq .*lacks \['lc'\]"):
+        Manifest.from_dict(content)
+
+
+def test_solver_settings_of_a_method_that_does_not_iterate_are_refused(content: dict) -> None:
+    other = json.loads((IMAGE_BUNDLES / "end-to-end" / "manifest.json").read_text())
+    other["solver"] = content["solver"]
+    with pytest.raises(BundleError, match="expected null: method end-to-end does not iterate"):
+        Manifest.from_dict(other)
+
+
 @pytest.mark.parametrize("file", ["../rdn.onnx", "/etc/passwd", "sub/rdn.onnx", "..", "", "a\\b"])
 def test_files_outside_the_folder_are_refused(content: dict, file: str) -> None:
     with pytest.raises(BundleError, match="plain name"):
         Manifest.from_dict(set_in(content, "networks.rdn.file", file))
 
 
-@pytest.mark.parametrize("key", ["name", "opset", "networks", "conventions", "solver", "training"])
+@pytest.mark.parametrize("key", ["name", "method", "opset", "networks", "conventions", "solver", "training"])
 def test_missing_keys_are_named(content: dict, key: str) -> None:
     del content[key]
     with pytest.raises(BundleError, match=f"lacks .*{key}"):
         Manifest.from_dict(content)
 
 
-def test_default_bundle_lies_in_the_package() -> None:
+@pytest.mark.parametrize(("method", "name"), [("deq", "reference"), ("pp-mpi", "denoiser")])
+def test_default_bundles_lie_in_the_package(method: str, name: str) -> None:
     import engine
 
-    assert default_bundle_path().parent == Path(engine.__file__).parent / "models"
+    assert default_bundle_path(method) == Path(engine.__file__).parent / "models" / name
+
+
+def test_the_default_bundle_is_of_the_equilibrium_method() -> None:
+    assert default_bundle_path() == default_bundle_path("deq")
+
+
+def test_methods_without_a_shipped_bundle() -> None:
+    with pytest.raises(BundleError, match="unrolled needs a bundle: none ships; give one with --model"):
+        default_bundle_path("unrolled")
+    with pytest.raises(BundleError, match="method is 'art'; expected one that has networks: deq, "):
+        default_bundle_path("art")

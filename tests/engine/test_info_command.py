@@ -14,7 +14,8 @@ from engine.mpi.mdf_factory import new_reconstruction_file
 from engine.mpi.truth import Truth, save_truth
 from engine.operators_file import save_operators
 
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLE = FIXTURES / "bundle"
 GRID_LINE = "grid: 5 x 4 x 1 voxels, 10 x 8 x 2 mm, centre (0, 0, 0) mm"
 
 
@@ -29,8 +30,19 @@ def lines(path: Path) -> list[str]:
 
 
 def test_bundle() -> None:
-    assert lines(BUNDLE)[0].startswith("bundle test-projections: ReLU")
-    assert "verified" in lines(BUNDLE)[-1]
+    found = lines(BUNDLE)
+    assert found[0].startswith("bundle test-projections: ReLU")
+    assert found[1] == "method: deq"
+    assert found[3].startswith("solver: memory 5, beta 1, ")
+    assert [line.split(":")[0] for line in found[-2:]] == ["rdn", "lc"]
+    assert all(line.endswith(", verified") for line in found[-2:])
+
+
+def test_bundle_of_a_method_that_does_not_iterate() -> None:
+    found = lines(FIXTURES / "image-bundles" / "end-to-end")
+    assert found[1] == "method: end-to-end"
+    assert found[3] == "solver: none, the network is applied once"
+    assert "rdn: rdn.onnx" in found[-1]
 
 
 def test_calibration_and_operators(scan, tmp_path) -> None:

@@ -14,6 +14,7 @@ from engine.errors import BundleError, PairingError, ProviderError
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
 
 FLOAT32_TOLERANCE = 1e-6
 """Relative: one norm over some hundred values."""
@@ -37,6 +38,17 @@ def test_prior_of_the_fixture_clips_at_zero(bundle, shape) -> None:
     z = OnnxPrior(bundle)(v)
     assert z.dtype == np.float32
     np.testing.assert_array_equal(z, np.maximum(v, 0))
+
+
+@pytest.mark.parametrize("method", ["deq-ball", "pp-mpi", "unrolled", "end-to-end"])
+def test_prior_opens_the_image_network_of_any_method(method) -> None:
+    v = np.random.default_rng(0).standard_normal((2, 1, 5, 7)).astype(np.float32)
+    np.testing.assert_array_equal(OnnxPrior(load_bundle(IMAGE_BUNDLES / method))(v), np.maximum(v, 0))
+
+
+def test_consistency_of_another_method_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"is of method pp-mpi; expected deq; .*bundle of method deq"):
+        OnnxConsistency(load_bundle(IMAGE_BUNDLES / "pp-mpi"))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 7), (5, 7)])
