@@ -1,0 +1,76 @@
+"""Iterate a map on the states of many frames, each frame until its own tolerance is met."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import NonFiniteError
+from engine.fixed_point import TINY_NORM
+from engine.protocols import Float32Array
+
+FramesStep = Callable[[Float32Array, Float32Array], None]
+"""`step(z, out)` writes the next states of all frames, shape (F, n), into `out` and leaves z alone."""
+
+
+def iterate_plain(
+    step: FramesStep, z: Float32Array, iterations: int, tolerance: float
+) -> tuple[Float32Array, list[list[float]], NDArray[np.int64]]:
+    """Take plain steps z <- f(z); a frame ends at its tolerance, all end at the iteration limit.
+
+    The residual of a step is the relative change of the whole state, ||f(z) - z|| / (||f(z)|| + 1e-12), as in
+    `solve_fixed_point`. A frame that meets the tolerance keeps the state that it has then, so its result
+    is the same whatever frames it is solved with.
+
+    Parameters
+    ----------
+    step : callable
+        The map of all frames. The arrays are reused; the step must not keep them.
+    z : ndarray of float32, shape (F, n)
+        First states; not changed.
+    iterations : int
+        Most steps to take.
+    tolerance : float
+        A frame ends when its residual is at most this.
+
+    Returns
+    -------
+    states : ndarray of float32, shape (F, n)
+        Last state of each frame.
+    residuals : list of list of float
+        One residual per step, for each frame.
+    steps : ndarray of int64, shape (F,)
+        Steps taken by each frame.
+
+    Raises
+    ------
+    NonFiniteError
+        If the map gives NaN or infinity.
+    """
+    point, value = np.array(z, order="C"), np.empty(z.shape, z.dtype)
+    exact = np.empty(z.shape)  # float64, for the norms
+    states = np.empty_like(point)
+    history: list[list[float]] = [[] for _ in range(len(z))]
+    is_open = np.ones(len(z), bool)
+    for iteration in range(1, iterations + 1):
+        step(point, value)
+        exact[...] = value
+        size = np.sqrt(np.einsum("fi,fi->f", exact, exact))
+        exact -= point
+        with np.errstate(invalid="ignore"):  # reported below
+            residuals = np.sqrt(np.einsum("fi,fi->f", exact, exact)) / (size + TINY_NORM)
+        if not np.all(np.isfinite(residuals[is_open])):
+            raise NonFiniteError(
+                f"iteration {iteration} gave NaN or infinity; expected finite values; check the measurement, "
+                "the operators and the networks"
+            )
+        for frame in np.flatnonzero(is_open):
+            history[frame].append(float(residuals[frame]))
+        ended = is_open & ((residuals <= tolerance) | (iteration == iterations))
+        if ended.any():
+            states[ended] = value[ended]
+            is_open &= ~ended
+            if not is_open.any():
+                break
+        point, value = value, point
+    return states, history, np.array([len(frame_history) for frame_history in history])
