@@ -54,11 +54,7 @@ def iterate_plain(
     is_open = np.ones(len(z), bool)
     for iteration in range(1, iterations + 1):
         step(point, value)
-        exact[...] = value
-        size = np.sqrt(np.einsum("fi,fi->f", exact, exact))
-        exact -= point
-        with np.errstate(invalid="ignore"):  # reported below
-            residuals = np.sqrt(np.einsum("fi,fi->f", exact, exact)) / (size + TINY_NORM)
+        residuals = _relative_changes(point, value, exact)
         if not np.all(np.isfinite(residuals[is_open])):
             raise NonFiniteError(
                 f"iteration {iteration} gave NaN or infinity; expected finite values; check the measurement, "
@@ -74,3 +70,14 @@ def iterate_plain(
                 break
         point, value = value, point
     return states, history, np.array([len(frame_history) for frame_history in history])
+
+
+def _relative_changes(
+    point: Float32Array, value: Float32Array, exact: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # inf - inf and inf / inf: the caller looks at the result
+        exact[...] = value
+        size = np.sqrt(np.einsum("fi,fi->f", exact, exact))
+        exact -= point
+        change: NDArray[np.float64] = np.sqrt(np.einsum("fi,fi->f", exact, exact)) / (size + TINY_NORM)
+    return change
