@@ -97,5 +97,5 @@ $(WHEEL)/.ready: dist/.ready
 	$(call say,installing the wheel into $(WHEEL))
 	@rm -rf $(WHEEL)
 	$(call venv,$(WHEEL))
-	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu]" pytest hypothesis scikit-image
+	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu]" pytest hypothesis scikit-image cvxpy
 	@touch $@
