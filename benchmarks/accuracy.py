@@ -19,8 +19,10 @@ from benchmarks.record import ROOT, write_record, write_table
 from engine.bundle import load_bundle
 from engine.mpi.metrics import psnr_db, ssim_global, ssim_windowed
 from engine.pictures import Panel, save_pictures
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.least_squares import LeastSquares
 from export.bundle import export_networks
 from trainer.checkpoint import PRETRAINED_WEIGHTS, build_model, load_networks, load_weights
 
@@ -33,7 +35,7 @@ SNRS = (15.0, 20.0, 25.0, 30.0, 35.0)
 GALLERY_SNR = 25.0
 GALLERY_FRAMES = 4
 
-Solver = LeastSquares | Reconstructor
+Solver = Reconstructor
 
 
 def run(quick: bool, output: Path) -> None:
@@ -45,7 +47,7 @@ def run(quick: bool, output: Path) -> None:
         bundles = {"pretrained": _pretrained_bundle(Path(folder)), "deq": None}
         for gradient in GRADIENTS:
             scan = emulate_scan(f"reference-{gradient}")
-            solvers: dict[str, Solver] = {"least-squares": LeastSquares(scan.operators)}
+            solvers: dict[str, Solver] = {"least-squares": Reconstructor(LeastSquares(scan.operators))}
             solvers |= {name: _reconstructor(scan, bundle) for name, bundle in bundles.items()}
             for snr in SNRS:
                 frames = emulate_frames(scan, count, snr)
@@ -88,7 +90,7 @@ def _pretrained_bundle(folder: Path) -> Path:
 
 def _reconstructor(scan: Scan, bundle_path: Path | None) -> Reconstructor:
     bundle = load_bundle(bundle_path)
-    return Reconstructor(scan.operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver)
+    return Reconstructor(Equilibrium(scan.operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver))
 
 
 def _measure(

@@ -25,7 +25,9 @@ from engine.fixed_point import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from engine.mpi.phantoms import vessel_images
 from engine.protocols import Consistency, Float32Array, ImagePrior
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.least_squares import LeastSquares
 from export.iconlab import LC_PREFIX, RDN_PREFIX, load_iconlab
 
 PAPER = {
@@ -79,15 +81,15 @@ def run(quick: bool, output: Path) -> None:
 
     add("denoiser", None, _denoise(weights, scan, count))
     add(
-        "least-squares", 14.4, _quality(LeastSquares(scan.operators), scan, emulate_frames(scan, count, 14.4))
+        "least-squares", 14.4, _quality(Reconstructor(LeastSquares(scan.operators)), scan, emulate_frames(scan, count, 14.4))
     )
     for snr, checkpoint in CHECKPOINTS.items():
         frames = emulate_frames(scan, count, snr)
         for method, prior, iterations in _opponents(weights):
-            solver = Reconstructor(scan.operators, prior, _ball, _plain(iterations))
+            solver = Reconstructor(Equilibrium(scan.operators, prior, _ball, _plain(iterations)))
             add(method, snr, _quality(solver, scan, frames))
         rdn, lc = load_iconlab(weights / checkpoint)
-        solver = Reconstructor(scan.operators, _network_prior(rdn), _network_consistency(lc), _plain(25))
+        solver = Reconstructor(Equilibrium(scan.operators, _network_prior(rdn), _network_consistency(lc), _plain(25)))
         add("deq, authors' weights", snr, _quality(solver, scan, frames))
     config = {"quick": quick, "preset": "reference-0.5", "seed": 0, "frames": count}
     write_record(output / "realism.json", config, rows)
@@ -122,7 +124,7 @@ def _denoise(weights: Path, scan: Scan, count: int) -> NDArray[np.float64]:
     return np.asarray(psnr_db(prior(noisy[:, None])[:, 0], truth))
 
 
-def _quality(solver: LeastSquares | Reconstructor, scan: Scan, frames: Frames) -> NDArray[np.float64]:
+def _quality(solver: Reconstructor, scan: Scan, frames: Frames) -> NDArray[np.float64]:
     whitened = frames.rows * scan.operators.scale
     sigma = frames.noise_std * scan.operators.scale
     images = np.stack([solver.reconstruct(rows, sigma).image[0] for rows in whitened])

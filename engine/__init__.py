@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from engine.errors import DeqMpiError, InputError
     from engine.fixed_point import FixedPointConfig, solve_fixed_point
     from engine.measurement import MeasurementRows, measurement_rows, whiten_rows
+    from engine.method_settings import MethodSettings
+    from engine.methods import open_method
     from engine.mpi.grid import Grid
     from engine.mpi.mdf import MdfFile, read_mdf, write_mdf
     from engine.operators import Operators
     from engine.operators_file import load_operators, save_operators
-    from engine.reconstructor import LeastSquares, Reconstruction, Reconstructor
+    from engine.reconstructor import Reconstruction, Reconstructor
     from engine.report import FrameReport
     from engine.solution import Result, Solution, SolveStats
+    from engine.weights import MethodWeights, SnrCurve, load_weights, save_weights
 
 __all__ = [
     "Bundle",
@@ -30,22 +33,27 @@ __all__ = [
     "FrameReport",
     "Grid",
     "InputError",
-    "LeastSquares",
     "MdfFile",
     "MeasurementRows",
+    "MethodSettings",
+    "MethodWeights",
     "Operators",
     "Reconstruction",
     "Reconstructor",
     "Result",
+    "SnrCurve",
     "Solution",
     "SolveStats",
     "calibrate",
     "default_bundle_path",
     "load_bundle",
     "load_operators",
+    "load_weights",
     "measurement_rows",
+    "open_method",
     "read_mdf",
     "save_operators",
+    "save_weights",
     "solve_fixed_point",
     "whiten_rows",
     "write_mdf",
@@ -64,6 +72,8 @@ _MODULES = {
     "MeasurementRows": "engine.measurement",
     "measurement_rows": "engine.measurement",
     "whiten_rows": "engine.measurement",
+    "MethodSettings": "engine.method_settings",
+    "open_method": "engine.methods",
     "Grid": "engine.mpi.grid",
     "MdfFile": "engine.mpi.mdf",
     "read_mdf": "engine.mpi.mdf",
@@ -71,13 +81,16 @@ _MODULES = {
     "Operators": "engine.operators",
     "load_operators": "engine.operators_file",
     "save_operators": "engine.operators_file",
-    "LeastSquares": "engine.reconstructor",
     "Reconstruction": "engine.reconstructor",
     "Reconstructor": "engine.reconstructor",
     "FrameReport": "engine.report",
     "Result": "engine.solution",
     "Solution": "engine.solution",
     "SolveStats": "engine.solution",
+    "MethodWeights": "engine.weights",
+    "SnrCurve": "engine.weights",
+    "load_weights": "engine.weights",
+    "save_weights": "engine.weights",
 }
 
 

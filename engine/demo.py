@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.atomic_write import atomic_path
 from engine.calibration import calibrate
 from engine.measurement import measurement_rows
+from engine.methods import open_method
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf_factory import new_reconstruction_file
@@ -19,9 +20,11 @@ from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation import preset_scanner, simulate_calibration, simulate_measurement
 from engine.mpi.truth import Truth, save_truth
 from engine.operators_file import save_operators
-from engine.reconstructor import LeastSquares, Reconstruction, Reconstructor
+from engine.reconstructor import Reconstruction, Reconstructor
 
 PRESET = "reference-0.5"
+
+METHODS_SHOWN = ("least-squares", "deq")
 
 FRAMES_SHOWN = 4
 """Frames in the picture: one per column."""
@@ -117,18 +120,19 @@ def run_demo(
 
     measurement = read_mdf(out_dir / "measurement.mdf")
     frames = measurement_rows(measurement, operators).rows
-    solvers = (LeastSquares(operators), Reconstructor.load(out_dir / "operators.h5"))
+    reconstructors = [Reconstructor(open_method(name, operators)) for name in METHODS_SHOWN]
     images: dict[str, NDArray[np.float32]] = {}
     results: dict[str, MethodResult] = {}
-    for solver in solvers:
-        say(f"reconstructing: {solver.method}")
-        solver.reconstruct(frames[0])  # first calls allocate; not part of the timing
-        done = solver.reconstruct_frames(frames)
-        images[solver.method] = np.stack([frame.image for frame in done])
-        results[solver.method] = _assess(done, measured.truth)
+    for reconstructor in reconstructors:
+        method = reconstructor.method
+        say(f"reconstructing: {method}")
+        reconstructor.reconstruct(frames[0])  # first calls allocate; not part of the timing
+        done = [reconstructor.reconstruct(frame) for frame in frames]  # as in a scanner: one by one
+        images[method] = np.stack([frame.image for frame in done])
+        results[method] = _assess(done, measured.truth)
         write_mdf(
-            out_dir / f"{solver.method}.mdf",
-            new_reconstruction_file(images[solver.method], operators.grid, measurement),
+            out_dir / f"{method}.mdf",
+            new_reconstruction_file(images[method], operators.grid, measurement),
         )
 
     result = DemoResult(float(measured.snr_db.mean()), n_frames, results)

@@ -19,6 +19,9 @@ SIGMA_FLOOR = 1e-4
 EPSILON_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 """What single precision, in which the networks get epsilon, can hold."""
 
+SNR_FLOOR_DB = -20.0
+"""Lowest SNR that a measurement is said to have: below it the estimate is the scatter of the noise."""
+
 ROWS_PER_VOXEL = 2
 """Rows needed per voxel to estimate the noise from the part of the data that no image explains."""
 
@@ -40,6 +43,10 @@ class NormalizedMeasurement:
         None if it was not given and the operators have too few rows to estimate it.
     epsilon : float or None
         Bound sigma sqrt(R) on the norm of the noise, in the units of `y`; None without sigma.
+    explained : ndarray of float32, shape (N,)
+        U^T y: what of the data some image explains, in the coordinates of A = U diag(s) V^T.
+    remainder : float
+        ||y - U U^T y||, the size of what no image explains.
     """
 
     y: Float32Array
@@ -47,6 +54,17 @@ class NormalizedMeasurement:
     intensity: float
     sigma: float | None
     epsilon: float | None
+    explained: Float32Array
+    remainder: float
+
+    @property
+    def snr_db(self) -> float | None:
+        """SNR of the measurement in dB (Eq. 36), estimated from ||y|| and epsilon; None without sigma."""
+        if self.epsilon is None:
+            return None
+        squared = float(np.linalg.norm(self.explained.astype(np.float64))) ** 2 + self.remainder**2
+        ratio = squared / self.epsilon**2 - 1.0
+        return 10.0 * math.log10(max(ratio, 10.0 ** (SNR_FLOOR_DB / 10.0)))
 
 
 def check_rows(rows: NDArray[np.floating], operators: Operators) -> None:
@@ -116,8 +134,10 @@ def normalize(
         return None
     gain = TIKHONOV_PEAK / image_peak
     scale = peak / gain  # whitened rows per unit of y
+    # The residual itself, not ||y||^2 - ||U^T y||^2: that difference loses its digits at a high SNR.
+    remainder = float(np.linalg.norm((unit - coefficients @ operators.left_singular).astype(np.float64)))
     if sigma is None and operators.n_rows >= ROWS_PER_VOXEL * operators.n_voxels:
-        sigma = peak * _estimate_sigma(unit, coefficients, operators)
+        sigma = peak * _estimate_sigma(unit, remainder, operators)
     epsilon = None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale
     if epsilon is not None and not EPSILON_RANGE[0] <= epsilon <= EPSILON_RANGE[1]:
         raise InputError(
@@ -131,6 +151,8 @@ def normalize(
         intensity=scale / operators.scale,
         sigma=sigma,
         epsilon=epsilon,
+        explained=coefficients * np.float32(gain),
+        remainder=remainder * gain,
     )
 
 
@@ -152,10 +174,7 @@ def _tikhonov_peak(coefficients: Float32Array, operators: Operators) -> float:
     return peak if peak > 0 else float(np.abs(image).max())
 
 
-def _estimate_sigma(unit: Float32Array, coefficients: Float32Array, operators: Operators) -> float:
-    n_rows, n_voxels = operators.n_rows, operators.n_voxels
-    # The residual itself, not ||y||^2 - ||U^T y||^2: that difference loses its digits at a high SNR.
-    residual = unit - coefficients @ operators.left_singular
-    sigma = np.linalg.norm(residual.astype(np.float64)) / math.sqrt(n_rows - n_voxels)
-    floor = SIGMA_FLOOR * np.linalg.norm(unit.astype(np.float64)) / math.sqrt(n_rows)
-    return float(max(sigma, floor))
+def _estimate_sigma(unit: Float32Array, remainder: float, operators: Operators) -> float:
+    sigma = remainder / math.sqrt(operators.n_rows - operators.n_voxels)
+    floor = SIGMA_FLOOR * np.linalg.norm(unit.astype(np.float64)) / math.sqrt(operators.n_rows)
+    return max(sigma, float(floor))

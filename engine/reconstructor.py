@@ -1,22 +1,25 @@
-"""From whitened measurements to images: the deep equilibrium method and its linear baseline."""
+"""From whitened measurements to images: normalise, solve by any method, scale back, report."""
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.admm_step import AdmmStep
 from engine.blas_threads import single_blas_thread
 from engine.errors import NonFiniteError, PairingError
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
-from engine.normalization import NormalizedMeasurement, noise_bound, normalize
+from engine.method_settings import MethodSettings
+from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
-from engine.protocols import Consistency, Float32Array, ImagePrior
+from engine.protocols import Float32Array
 from engine.report import FrameReport
 from engine.solution import Result, Solution, SolveStats
+from engine.solvers.frame_solver import FrameSolver
+
+BATCH = 32
+"""Frames solved together: enough for matrix products to pay, few enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Reconstruction:
     report : FrameReport
         What was done.
     solution : Solution
-        Final state of the solver, in normalised units.
+        What the solver returned: the image (N,) in normalised units.
     """
 
     image: Float32Array
@@ -39,123 +42,57 @@ class Reconstruction:
     solution: Solution
 
 
-class LeastSquares:
-    """The truncated least-squares image x_LS = V_r (U_r^T y / (s_r + damping)): the start of the iteration.
-
-    A linear estimate, so values may be negative; nothing is clipped.
-
-    Parameters
-    ----------
-    operators : Operators
-        Of the system matrix.
-    """
-
-    method = "least-squares"
-
-    def __init__(self, operators: Operators) -> None:
-        self.operators = operators
-
-    @classmethod
-    def load(cls, operators_path: str | os.PathLike[str]) -> "LeastSquares":
-        """Open an operators file; raises OperatorsError if it cannot be used."""
-        from engine.operators_file import load_operators
-
-        return cls(load_operators(operators_path))
-
-    def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
-        """Reconstruct one frame, as `Reconstructor.reconstruct`; sigma matters only to the report."""
-        with single_blas_thread():
-            return self._reconstruct(rows, sigma)
-
-    def _reconstruct(self, rows: NDArray[np.floating], sigma: float | None) -> Reconstruction:
-        started = time.perf_counter()
-        measurement = normalize(rows, self.operators, sigma)
-        if measurement is None:
-            return _zero_image(self, started)
-        solution = Solution(measurement.start, Result.DIRECT, SolveStats(0, ()))
-        return _finish(self, measurement, measurement.start, solution, started)
-
-    def reconstruct_frames(
-        self, rows: NDArray[np.floating], sigma: float | None = None
-    ) -> list[Reconstruction]:
-        """Reconstruct frames of shape (F, R), each on its own."""
-        return [self.reconstruct(frame, sigma) for frame in _as_frames(rows, self.operators)]
-
-
 class Reconstructor:
-    """DEQ-MPI: the fixed point of h_theta (Eqs. 14-17) for the measurement at hand.
-
-    The state starts at (x_LS, 0, 0); the image is max(x, 0) of the best iterate, scaled back to
-    concentration. Buffers are reused between frames, so an object serves one thread.
+    """Images of measurements by one method: the frame around every solver.
 
     Parameters
     ----------
-    operators : Operators
-        Of the system matrix; one slice (Nz = 1).
-    prior : ImagePrior
-        Psi_RDN: an `OnnxPrior` or any callable of that shape.
-    consistency : Consistency
-        Psi_LC: an `OnnxConsistency` or any callable of that shape.
-    config : FixedPointConfig, optional
-        Solver settings.
-
-    Raises
-    ------
-    PairingError
-        If the grid has more than one slice.
+    solver : FrameSolver
+        A method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
+        object serves one thread.
     """
 
-    method = "deq"
+    def __init__(self, solver: FrameSolver) -> None:
+        self.solver = solver
 
-    def __init__(
-        self,
-        operators: Operators,
-        prior: ImagePrior,
-        consistency: Consistency,
-        config: FixedPointConfig | None = None,
-    ) -> None:
-        self.operators = operators
-        self.config = config or FixedPointConfig()
-        self._step = AdmmStep(operators, prior, consistency)
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.solver.method
+
+    @property
+    def operators(self) -> Operators:
+        """Operators of the system matrix."""
+        return self.solver.operators
 
     @classmethod
     def load(
         cls,
         operators_path: str | os.PathLike[str],
-        bundle_path: str | os.PathLike[str] | None = None,
-        config: FixedPointConfig | None = None,
-        provider: str = "cpu",
+        method: str | None = None,
+        settings: MethodSettings | None = None,
     ) -> "Reconstructor":
-        """Open an operators file and a model bundle.
+        """Open an operators file and a method.
 
         Parameters
         ----------
         operators_path : path
             Written by `engine calibrate`.
-        bundle_path : path, optional
-            Bundle folder; by default the one that ships with the package.
-        config : FixedPointConfig, optional
-            Solver settings; by default those in the bundle's manifest.
-        provider : str, optional
-            "cpu", "cuda" or "tensorrt" (`engine.sessions`).
+        method : str, optional
+            One of `engine.methods.METHODS`; by default that of the model in the settings, else "deq".
+        settings : MethodSettings, optional
+            Model, weights and limits; by default what ships.
 
         Raises
         ------
-        OperatorsError, BundleError, PairingError, ProviderError
-            If a file cannot be used, the two do not belong together, or the provider is not available.
+        OperatorsError, BundleError, PairingError, ProviderError, ConfigError
+            If a file cannot be used, parts do not belong together, the provider is not available, or a
+            setting has no meaning for the method.
         """
-        from engine.bundle import load_bundle
+        from engine.methods import open_method
         from engine.operators_file import load_operators
-        from engine.sessions import OnnxConsistency, OnnxPrior
 
-        operators = load_operators(operators_path)
-        bundle = load_bundle(bundle_path)
-        return cls(
-            operators,
-            OnnxPrior(bundle, provider),
-            OnnxConsistency(bundle, provider),
-            config or bundle.manifest.solver,
-        )
+        return cls(open_method(method, load_operators(operators_path), settings))
 
     def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
         """Reconstruct one frame.
@@ -176,79 +113,98 @@ class Reconstructor:
         Raises
         ------
         PairingError
-            If the number of rows is not the operators', or the noise level can neither be estimated from
-            them nor was given.
+            If the number of rows is not the operators', or the method needs a noise level that can neither be
+            estimated from them nor was given.
         InputError
             If a value is not finite.
         NonFiniteError
-            If the networks produce NaN or infinity.
+            If the solver produces NaN or infinity.
         """
-        with single_blas_thread():
-            return self._reconstruct(rows, sigma)
-
-    def _reconstruct(self, rows: NDArray[np.floating], sigma: float | None) -> Reconstruction:
-        started = time.perf_counter()
-        measurement = normalize(rows, self.operators, sigma)
-        if measurement is None:
-            return _zero_image(self, started)
-        self._step.set_measurement(measurement.y, noise_bound(measurement, self.operators))
-        solution = solve_fixed_point(self._step, self._step.start(measurement.start), self.config)
-        image = np.maximum(solution.value[: self.operators.n_voxels], 0)
-        return _finish(self, measurement, image, solution, started)
+        return self._reconstruct([np.asarray(rows)], sigma)[0]
 
     def reconstruct_frames(
         self, rows: NDArray[np.floating], sigma: float | None = None
     ) -> list[Reconstruction]:
-        """Reconstruct frames of shape (F, R), each on its own."""
-        return [self.reconstruct(frame, sigma) for frame in _as_frames(rows, self.operators)]
+        """Reconstruct frames of shape (F, R); methods that can, solve several together."""
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or rows.shape[1] != self.operators.n_rows:
+            raise PairingError(
+                f"the frames have shape {rows.shape}; expected (F, {self.operators.n_rows}), one whitened "
+                "value per real row of the operators; prepare them with measurement_rows"
+            )
+        found: list[Reconstruction] = []
+        for first in range(0, len(rows), BATCH):
+            found += self._reconstruct(list(rows[first : first + BATCH]), sigma)
+        return found
 
+    def _reconstruct(
+        self, frames: Sequence[NDArray[np.floating]], sigma: float | None
+    ) -> list[Reconstruction]:
+        started = time.perf_counter()
+        with single_blas_thread():
+            measurements = [normalize(rows, self.operators, sigma) for rows in frames]
+            given = [measurement for measurement in measurements if measurement is not None]
+            solutions = iter(self.solver.solve(given) if given else ())
+            pairs = [
+                (measurement, None if measurement is None else next(solutions))
+                for measurement in measurements
+            ]
+            images = [self._image(*pair) for pair in pairs]
+            ratios = [self._residual_over_epsilon(*pair) for pair in pairs]
+        milliseconds = 1e3 * (time.perf_counter() - started) / len(frames)
+        return [
+            self._finish(measurement, solution, image, ratio, milliseconds)
+            for (measurement, solution), image, ratio in zip(pairs, images, ratios, strict=True)
+        ]
 
-def _as_frames(rows: NDArray[Any], operators: Operators) -> NDArray[Any]:
-    rows = np.asarray(rows)
-    if rows.ndim != 2 or rows.shape[1] != operators.n_rows:
-        raise PairingError(
-            f"the frames have shape {rows.shape}; expected (F, {operators.n_rows}), one whitened value per "
-            "real row of the operators; prepare them with measurement_rows"
+    def _image(self, measurement: NormalizedMeasurement | None, solution: Solution | None) -> Float32Array:
+        grid = self.operators.grid
+        if measurement is None or solution is None:
+            return np.zeros(grid.volume_shape, np.float32)
+        with np.errstate(over="ignore"):  # reported below
+            x = (measurement.intensity * solution.value.astype(np.float64)).astype(np.float32)
+        if not np.all(np.isfinite(x)):
+            raise NonFiniteError(
+                f"the image holds NaN or infinity (intensity {measurement.intensity:.3g}); expected finite "
+                "concentrations; check the units of the measurement and the operators"
+            )
+        image: Float32Array = grid.to_volume(x)
+        return image
+
+    def _residual_over_epsilon(
+        self, measurement: NormalizedMeasurement | None, solution: Solution | None
+    ) -> float | None:
+        if measurement is None or solution is None or measurement.epsilon is None:
+            return None
+        # ||A x - y|| in the coordinates of A = U diag(s) V^T, where it takes N values instead of R.
+        explained = self.operators.singular_values * (solution.value @ self.operators.right_singular)
+        misfit = float(np.linalg.norm(explained - measurement.explained))
+        return float(np.hypot(misfit, measurement.remainder)) / measurement.epsilon
+
+    def _finish(
+        self,
+        measurement: NormalizedMeasurement | None,
+        solution: Solution | None,
+        image: Float32Array,
+        ratio: float | None,
+        milliseconds: float,
+    ) -> Reconstruction:
+        if measurement is None or solution is None:
+            zero = np.zeros(self.operators.n_voxels, np.float32)
+            solution = Solution(zero, Result.ZERO_MEASUREMENT, SolveStats(0, ()))
+        stats = solution.stats
+        report = FrameReport(
+            method=self.method,
+            result=solution.result,
+            iterations=stats.iterations,
+            residuals=stats.residuals,
+            restarts=stats.restarts,
+            residual_over_epsilon=ratio,
+            sigma=None if measurement is None else measurement.sigma,
+            snr_db=None if measurement is None else measurement.snr_db,
+            weights=stats.weights,
+            weights_clamped=stats.weights_clamped,
+            intensity=0.0 if measurement is None else measurement.intensity,
+            milliseconds=milliseconds,
         )
-    return rows
-
-
-def _finish(
-    source: LeastSquares | Reconstructor,
-    measurement: NormalizedMeasurement,
-    x: NDArray[np.floating],
-    solution: Solution,
-    started: float,
-) -> Reconstruction:
-    operators = source.operators
-    misfit = operators.system_matrix @ x - measurement.y
-    with np.errstate(over="ignore"):  # reported below
-        image = operators.grid.to_volume((measurement.intensity * x.astype(np.float64)).astype(np.float32))
-    if not np.all(np.isfinite(image)):
-        raise NonFiniteError(
-            f"the image holds NaN or infinity (intensity {measurement.intensity:.3g}); expected finite "
-            "concentrations; check the units of the measurement and the operators"
-        )
-    report = FrameReport(
-        method=source.method,
-        result=solution.result,
-        iterations=solution.stats.iterations,
-        residuals=solution.stats.residuals,
-        restarts=solution.stats.restarts,
-        residual_over_epsilon=(
-            None if measurement.epsilon is None else float(np.linalg.norm(misfit)) / measurement.epsilon
-        ),
-        sigma=measurement.sigma,
-        intensity=measurement.intensity,
-        milliseconds=1e3 * (time.perf_counter() - started),
-    )
-    return Reconstruction(image, report, solution)
-
-
-def _zero_image(source: LeastSquares | Reconstructor, started: float) -> Reconstruction:
-    grid = source.operators.grid
-    image = np.zeros(grid.volume_shape, np.float32)
-    result = Result.ZERO_MEASUREMENT
-    milliseconds = 1e3 * (time.perf_counter() - started)
-    report = FrameReport(source.method, result, 0, (), 0, None, None, 0.0, milliseconds)
-    return Reconstruction(image, report, Solution(image.reshape(-1), result, SolveStats(0, ())))
+        return Reconstruction(image, report, solution)

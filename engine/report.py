@@ -1,5 +1,6 @@
 """The account of one reconstructed frame, for people and for JSON."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class FrameReport:
     result : Result
         How the solve ended.
     iterations : int
-        Evaluations of the fixed-point map; 0 for a direct method.
+        Evaluations of the fixed-point map, or sweeps of a row method; 0 for a direct method.
     residuals : tuple of float
         Relative residual after each iteration.
     restarts : int
@@ -28,10 +29,17 @@ class FrameReport:
     sigma : float or None
         Noise standard deviation used, whitened units. None for a zero measurement, and for a least-squares
         image with too few rows to estimate it.
+    snr_db : float or None
+        Estimate of the measurement SNR (Eq. 36). None where sigma is.
+    weights : mapping of str to float
+        Hand-set weights that were used, by name; empty for a method without.
+    weights_clamped : bool
+        Whether `snr_db` lies outside the range that the weights were tuned for; those of the nearest end were
+        used then.
     intensity : float
         Concentration of an image value of 1; 0 for a zero measurement.
     milliseconds : float
-        Wall time of the frame, normalisation included.
+        Wall time of the frame, normalisation included; of frames solved together, their mean.
     """
 
     method: str
@@ -41,6 +49,9 @@ class FrameReport:
     restarts: int
     residual_over_epsilon: float | None
     sigma: float | None
+    snr_db: float | None
+    weights: Mapping[str, float]
+    weights_clamped: bool
     intensity: float
     milliseconds: float
 
@@ -55,4 +66,5 @@ class FrameReport:
             "result": self.result.name.lower(),
             "converged": self.converged,
             "residuals": list(self.residuals),
+            "weights": dict(self.weights),
         }

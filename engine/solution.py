@@ -1,6 +1,7 @@
 """What every iterative solve returns: the value, how it ended, and what it did on the way."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -13,6 +14,7 @@ class Result(Enum):
     CONVERGED = "the residual fell below the tolerance"
     MAX_ITERATIONS = "the iteration limit was reached before the tolerance"
     DIRECT = "the answer needs no iteration"
+    FIXED_ITERATIONS = "the method is defined by its number of iterations, and they were done"
     ZERO_MEASUREMENT = "the measurement is zero, so the image is zero"
 
     @property
@@ -28,16 +30,23 @@ class SolveStats:
     Attributes
     ----------
     iterations : int
-        Evaluations of the fixed-point map (or sweeps of a row method).
+        Evaluations of the fixed-point map, or sweeps of a row method.
     residuals : tuple of float
         Relative residual after each iteration, length `iterations`.
     restarts : int
         How often the safeguard rejected an accelerated step and fell back to a plain one.
+    weights : mapping of str to float
+        Hand-set weights that the solve used, by name; empty for a method without.
+    weights_clamped : bool
+        Whether the SNR of the measurement lies outside the range that the weights were tuned for, so that
+        those of the nearest end were used.
     """
 
     iterations: int
     residuals: tuple[float, ...]
     restarts: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    weights_clamped: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
 
-from engine import Reconstructor, load_bundle, load_operators, measurement_rows, read_mdf, write_mdf
+from engine import (
+    MethodSettings,
+    Reconstructor,
+    load_bundle,
+    load_operators,
+    measurement_rows,
+    read_mdf,
+    write_mdf,
+)
 from engine.cli import main as engine_command
 from engine.mpi.grid import Grid
 from engine.mpi.mdf_access import images, reconstruction_grid
@@ -225,7 +233,7 @@ def test_images_are_mdf_on_the_grid_of_the_calibration(outputs: Path) -> None:
 
 
 def test_the_command_gives_the_images_of_the_python_interface(outputs: Path, bundle: Path) -> None:
-    reconstructor = Reconstructor.load(outputs / "operators.h5", bundle)
+    reconstructor = Reconstructor.load(outputs / "operators.h5", settings=MethodSettings(model=bundle))
     rows = measurement_rows(read_mdf(outputs / "measurement.mdf"), reconstructor.operators).rows
     frames = reconstructor.reconstruct_frames(rows)
     np.testing.assert_array_equal(images(read_mdf(outputs / "image.mdf"))[:, 0], [f.image for f in frames])

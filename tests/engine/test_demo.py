@@ -14,6 +14,7 @@ from engine.bundle import load_bundle
 from engine.cli import main
 from engine.demo import PRESET, DemoResult, run_demo
 from engine.measurement import measurement_rows
+from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf_access import images, reconstruction_grid
@@ -21,7 +22,8 @@ from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.scanner import PRESETS, FflScanner
 from engine.mpi.truth import load_truth
 from engine.operators_file import load_operators
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
+from engine.solvers.least_squares import LeastSquares
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
 METHODS = ("least-squares", "deq")
@@ -44,7 +46,7 @@ def stand_ins(scanner: FflScanner) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, PRESET, scanner)
-        patch.setattr("engine.bundle.default_bundle_path", lambda: BUNDLE)
+        patch.setattr("engine.bundle.default_bundle_path", lambda _method: BUNDLE)
         yield
 
 
@@ -111,8 +113,8 @@ def test_images_are_those_of_the_files_it_left(demo, method: str) -> None:
     folder, result, _ = demo
     operators = load_operators(folder / "operators.h5")
     solver = {
-        "least-squares": LeastSquares(operators),
-        "deq": Reconstructor.load(folder / "operators.h5", BUNDLE),
+        "least-squares": Reconstructor(LeastSquares(operators)),
+        "deq": Reconstructor.load(folder / "operators.h5", settings=MethodSettings(model=BUNDLE)),
     }[method]
     rows = measurement_rows(read_mdf(folder / "measurement.mdf"), operators).rows
     frames = solver.reconstruct_frames(rows)

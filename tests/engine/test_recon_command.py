@@ -11,12 +11,13 @@ from click.testing import CliRunner
 
 from engine.calibration import CalibrationConfig, calibrate
 from engine.cli import main
-from engine.fixed_point import FixedPointConfig
 from engine.measurement import measurement_rows
+from engine.method_settings import MethodSettings
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf_access import images, reconstruction_grid
 from engine.operators_file import load_operators, save_operators
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
+from engine.solvers.least_squares import LeastSquares
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
 MASK = np.array([False] * 4 + [True] * 6)
@@ -57,7 +58,7 @@ def test_images_are_those_of_the_python_interface(run, folder, rows, tmp_path) -
     result = run()
     assert result.exit_code == 0, result.stderr
     written = read_mdf(tmp_path / "out.mdf")
-    reconstructor = Reconstructor.load(folder / "operators.h5", BUNDLE)
+    reconstructor = Reconstructor.load(folder / "operators.h5", settings=MethodSettings(model=BUNDLE))
     expected = [frame.image for frame in reconstructor.reconstruct_frames(rows)]
     np.testing.assert_array_equal(images(written)[:, 0], expected)
     assert reconstruction_grid(written) == reconstructor.operators.grid
@@ -75,7 +76,7 @@ def test_file_has_the_documented_datasets(run, scan, tmp_path) -> None:
 def test_least_squares(run, folder, rows, tmp_path) -> None:
     result = run("--method", "least-squares", model=False)
     assert result.exit_code == 0, result.stderr
-    method = LeastSquares(load_operators(folder / "operators.h5"))
+    method = Reconstructor(LeastSquares(load_operators(folder / "operators.h5")))
     expected = [method.reconstruct(frame).image for frame in rows]
     np.testing.assert_array_equal(images(read_mdf(tmp_path / "out.mdf"))[:, 0], expected)
     assert "converged" not in result.stdout
@@ -95,7 +96,7 @@ def test_stats_and_picture(run, folder, tmp_path) -> None:
     record = json.loads(stats.read_text())
     assert record["method"] == "deq"
     assert record["model"] == "test-projections"
-    assert record["solver"]["tolerance"] == 1e-3
+    assert record["settings"]["tolerance"] == 1e-3
     operators = load_operators(folder / "operators.h5")
     own = measurement_rows(read_mdf(folder / "measurement.mdf"), operators).background_sigma
     assert own is not None
@@ -120,7 +121,7 @@ def test_stats_and_picture(run, folder, tmp_path) -> None:
 )
 def test_solver_options_reach_the_solver(run, tmp_path, options, expected) -> None:
     assert run("--stats", str(tmp_path / "stats.json"), *options).exit_code == 0
-    solver = json.loads((tmp_path / "stats.json").read_text())["solver"]
+    solver = json.loads((tmp_path / "stats.json").read_text())["settings"]
     assert {key: solver[key] for key in expected} == expected
 
 
@@ -129,9 +130,12 @@ def test_the_bundle_says_how_to_solve(folder, tmp_path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["solver"]["max_iterations"] = 7
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    assert Reconstructor.load(folder / "operators.h5", bundle).config.max_iterations == 7
-    own = FixedPointConfig(max_iterations=3)
-    assert Reconstructor.load(folder / "operators.h5", bundle, own).config == own
+    for settings, expected in (
+        (MethodSettings(model=bundle), 7),
+        (MethodSettings(model=bundle, max_iterations=3), 3),
+    ):
+        reconstructor = Reconstructor.load(folder / "operators.h5", settings=settings)
+        assert reconstructor.solver.settings["max_iterations"] == expected
 
 
 def test_sigma_reaches_the_report(run, tmp_path) -> None:
@@ -143,7 +147,7 @@ def test_sigma_reaches_the_report(run, tmp_path) -> None:
 def test_frames_that_did_not_converge_are_named(run) -> None:
     result = run("--max-iterations", "1", "--tolerance", "1e-9", "--frames", "0,2:4")
     assert result.exit_code == 0
-    assert "Warning: frames 0, 2-3 did not converge in 1 evaluations" in result.stderr
+    assert "Warning: frames 0, 2-3 did not converge in 1 iterations" in result.stderr
     assert "3 frames, 0 converged" in result.stdout
 
 
@@ -215,8 +219,10 @@ def test_wrong_files_are_refused(folder, tmp_path) -> None:
     [
         ("--solver", "newton"),
         ("--unknown",),
-        ("--method", "least-squares"),  # with --model
-        ("--method", "least-squares", "--tolerance", "1e-3"),
+        ("--weight", "tv"),
+        ("--weight", "tv=x"),
+        ("--weight", "tv=1", "--weight", "tv=2"),
+        ("--method", "magic"),
         ("--frames", "x"),
     ],
 )

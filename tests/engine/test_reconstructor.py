@@ -15,8 +15,10 @@ from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
 from engine.operators import Operators
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
 from engine.solution import Result
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.least_squares import LeastSquares
 
 LONG = FixedPointConfig(tolerance=1e-4, max_iterations=200)
 """The default tolerance with room to reach it: exact projections take about 30 evaluations from rank 20."""
@@ -57,7 +59,7 @@ def operators(random_matrix: SystemMatrix) -> Operators:
 
 @pytest.fixture(scope="module")
 def reconstructor(operators: Operators) -> Reconstructor:
-    return Reconstructor(operators, prior, consistency, LONG)
+    return Reconstructor(Equilibrium(operators, prior, consistency, LONG))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def relative_error(image, expected):
 
 
 def test_truth_is_recovered_without_noise(reconstructor, operators, clean, truth) -> None:
-    assert relative_error(LeastSquares(operators).reconstruct(clean).image, truth) > 0.1
+    assert relative_error(Reconstructor(LeastSquares(operators)).reconstruct(clean).image, truth) > 0.1
     found = reconstructor.reconstruct(clean)
     assert found.image.shape == (1, 5, 7)
     assert found.image.dtype == np.float32
@@ -90,7 +92,7 @@ def test_truth_is_recovered_without_noise(reconstructor, operators, clean, truth
 
 
 def test_least_squares_of_full_rank_recovers_the_truth(random_matrix, clean, truth) -> None:
-    found = LeastSquares(make_operators(random_matrix, rank=35)).reconstruct(clean)
+    found = Reconstructor(LeastSquares(make_operators(random_matrix, rank=35))).reconstruct(clean)
     assert found.report.result is Result.DIRECT
     assert found.report.converged
     assert found.report.iterations == 0
@@ -99,7 +101,7 @@ def test_least_squares_of_full_rank_recovers_the_truth(random_matrix, clean, tru
 
 def test_least_squares_is_the_truncated_pseudo_inverse(random_matrix, clean) -> None:
     noisy = clean + np.random.default_rng(3).standard_normal(clean.size)
-    found = LeastSquares(make_operators(random_matrix, rank=20)).reconstruct(noisy)
+    found = Reconstructor(LeastSquares(make_operators(random_matrix, rank=20))).reconstruct(noisy)
     left, s, right = np.linalg.svd(random_matrix.real_rows(), full_matrices=False)
     expected = right[:20].T @ ((left.T @ noisy)[:20] / s[:20])
     # The damping of 1e-4 against normalised singular values above 5 changes 2e-5.
@@ -111,10 +113,10 @@ def test_noise_is_kept_out_by_the_ball(operators, clean, truth) -> None:
     """The image is in both sets, non-negative and within epsilon of the data, and better than the start."""
     sigma = 0.05 * np.abs(clean).max()
     noisy = clean + sigma * np.random.default_rng(4).standard_normal(clean.size)
-    found = Reconstructor(operators, prior, consistency, PLAIN).reconstruct(noisy)
+    found = Reconstructor(Equilibrium(operators, prior, consistency, PLAIN)).reconstruct(noisy)
     assert found.image.min() >= 0
     assert relative_error(found.image, truth) < relative_error(
-        LeastSquares(operators).reconstruct(noisy).image, truth
+        Reconstructor(LeastSquares(operators)).reconstruct(noisy).image, truth
     )
     assert found.report.converged
     assert found.report.residual_over_epsilon < 1 + 1e-3
@@ -125,7 +127,10 @@ def test_noise_is_kept_out_by_the_ball(operators, clean, truth) -> None:
 def test_image_scales_with_the_measurement(operators, exponent, seed) -> None:
     rows = np.random.default_rng(seed).standard_normal(operators.n_rows) + 1.0
     factor = 10.0**exponent
-    for method in (Reconstructor(operators, prior, consistency), LeastSquares(operators)):
+    for method in (
+        Reconstructor(Equilibrium(operators, prior, consistency)),
+        Reconstructor(LeastSquares(operators)),
+    ):
         once, scaled = method.reconstruct(rows), method.reconstruct(factor * rows)
         peak = factor * np.abs(once.image).max()
         np.testing.assert_allclose(scaled.image, factor * once.image, rtol=0, atol=SCALE_TOLERANCE * peak)
@@ -177,10 +182,10 @@ def test_too_few_rows_ask_for_sigma(make_system_matrix) -> None:
     operators = make_operators(make_system_matrix(Grid((7, 5, 1), (0.014, 0.01, 0.002)), 30, (6, 12), 1))
     rows = np.ones(60)
     with pytest.raises(InputError, match=r"60 rows for 35 voxels.*give sigma"):
-        Reconstructor(operators, prior, consistency).reconstruct(rows)
-    given_sigma = Reconstructor(operators, prior, consistency).reconstruct(rows, sigma=1.0)
+        Reconstructor(Equilibrium(operators, prior, consistency)).reconstruct(rows)
+    given_sigma = Reconstructor(Equilibrium(operators, prior, consistency)).reconstruct(rows, sigma=1.0)
     assert given_sigma.report.sigma == 1.0
-    direct = LeastSquares(operators).reconstruct(rows)
+    direct = Reconstructor(LeastSquares(operators)).reconstruct(rows)
     assert direct.report.sigma is None
     assert direct.report.residual_over_epsilon is None
 
@@ -194,13 +199,13 @@ def test_impossible_sigma(reconstructor, clean, sigma) -> None:
 @pytest.mark.parametrize("sigma", [1e-300, 1e300])
 def test_sigma_beyond_single_precision(reconstructor, operators, clean, sigma) -> None:
     """The networks would see an epsilon of zero or infinity."""
-    for method in (reconstructor, LeastSquares(operators)):
+    for method in (reconstructor, Reconstructor(LeastSquares(operators))):
         with pytest.raises(InputError, match="single precision"):
             method.reconstruct(clean, sigma=sigma)
 
 
 def test_zero_measurement_gives_a_zero_image(reconstructor, operators) -> None:
-    for method in (reconstructor, LeastSquares(operators)):
+    for method in (reconstructor, Reconstructor(LeastSquares(operators))):
         found = method.reconstruct(np.zeros(120, np.float32))
         assert found.report.result is Result.ZERO_MEASUREMENT
         assert found.report.converged
@@ -214,17 +219,18 @@ def test_a_negative_image_still_sets_the_scale(random_matrix, operators) -> None
     rows = random_matrix.real_rows() @ np.ones(35)
     positive, negative = normalize(rows, operators), normalize(-rows, operators)
     assert 0 < negative.intensity < 1.5 * positive.intensity
-    found = Reconstructor(operators, prior, consistency).reconstruct(-rows)
+    found = Reconstructor(Equilibrium(operators, prior, consistency)).reconstruct(-rows)
     assert np.isfinite(found.image).all()
     assert found.image.min() >= 0
 
 
-def test_the_image_is_clipped_but_not_the_state(operators, clean) -> None:
-    """With a prior that does not clip, x is negative and the image is zero there."""
-    found = Reconstructor(operators, lambda v: v, consistency).reconstruct(-clean)
-    x = found.solution.value[:35]
-    assert x.min() < -0.1
-    expected = found.report.intensity * np.maximum(x, 0)
+def test_the_image_is_clipped(operators, clean) -> None:
+    """With a prior that does not clip, the least-squares solution is negative and the image zero there."""
+    negative = Reconstructor(LeastSquares(operators)).reconstruct(-clean).image
+    found = Reconstructor(Equilibrium(operators, lambda v: v, consistency)).reconstruct(-clean)
+    assert negative.min() < -0.1
+    assert found.image.min() == 0
+    expected = found.report.intensity * found.solution.value
     np.testing.assert_allclose(found.image.reshape(-1), expected, rtol=1e-6)
 
 
@@ -251,16 +257,20 @@ def test_solver_settings_reach_the_solver(operators, clean) -> None:
     iterations = {}
     for memory in (0, 5):
         config = FixedPointConfig(memory=memory, tolerance=1e-4, max_iterations=500)
-        report = Reconstructor(operators, lambda v: 0.5 * v, consistency, config).reconstruct(clean).report
+        report = (
+            Reconstructor(Equilibrium(operators, lambda v: 0.5 * v, consistency, config))
+            .reconstruct(clean)
+            .report
+        )
         assert report.converged
         iterations[memory] = report.iterations
     assert iterations[5] < 0.7 * iterations[0]
 
 
 def test_iteration_limit_is_reported(operators, clean) -> None:
-    found = Reconstructor(operators, prior, consistency, FixedPointConfig(max_iterations=2)).reconstruct(
-        clean
-    )
+    found = Reconstructor(
+        Equilibrium(operators, prior, consistency, FixedPointConfig(max_iterations=2))
+    ).reconstruct(clean)
     assert found.report.result is Result.MAX_ITERATIONS
     assert not found.report.converged
     assert found.report.to_dict()["converged"] is False
@@ -289,14 +299,14 @@ def test_wrong_number_of_rows_is_refused(reconstructor, shape) -> None:
 
 
 def test_networks_that_fail_raise(operators, clean) -> None:
-    broken = Reconstructor(operators, lambda v: v + np.nan, consistency)
+    broken = Reconstructor(Equilibrium(operators, lambda v: v + np.nan, consistency))
     with pytest.raises(NonFiniteError):
         broken.reconstruct(clean)
 
 
 def test_an_image_beyond_single_precision_raises(operators, clean) -> None:
     with pytest.raises(NonFiniteError, match="intensity"):
-        LeastSquares(operators).reconstruct(1e200 * clean)
+        Reconstructor(LeastSquares(operators)).reconstruct(1e200 * clean)
 
 
 def test_frames_use_one_blas_thread_and_give_the_rest_back(operators, clean) -> None:
@@ -311,7 +321,7 @@ def test_frames_use_one_blas_thread_and_give_the_rest_back(operators, clean) -> 
 
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        Reconstructor(operators, watching_prior, consistency).reconstruct(clean)
+        Reconstructor(Equilibrium(operators, watching_prior, consistency)).reconstruct(clean)
         assert blas_threads() == before
     assert seen
     assert all(threads == {1} for threads in seen)

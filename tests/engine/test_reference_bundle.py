@@ -17,8 +17,10 @@ from engine.mpi.simulation import (
     simulate_measurement,
 )
 from engine.operators import Operators
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.least_squares import LeastSquares
 
 SNR_DB = 20.0
 
@@ -43,17 +45,21 @@ def measured() -> SimulatedMeasurement:
 @pytest.fixture(scope="module")
 def reconstructor(operators: Operators) -> Reconstructor:
     bundle = load_bundle(None)
-    return Reconstructor(operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver)
+    return Reconstructor(
+        Equilibrium(operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver)
+    )
 
 
-def images(method: Reconstructor | LeastSquares, file: MdfFile) -> np.ndarray:
+def images(method: Reconstructor, file: MdfFile) -> np.ndarray:
     rows = measurement_rows(file, method.operators).rows
     return np.stack([frame.image[0] for frame in method.reconstruct_frames(rows)])
 
 
 def test_networks_gain_over_the_least_squares_start(reconstructor, operators, measured) -> None:
     truth = measured.truth[:, 0]
-    start, found = (images(method, measured.file) for method in (LeastSquares(operators), reconstructor))
+    start, found = (
+        images(method, measured.file) for method in (Reconstructor(LeastSquares(operators)), reconstructor)
+    )
     assert found.shape == truth.shape
     assert psnr_db(found, truth).mean() > psnr_db(start, truth).mean() + GAIN_OVER_START
 

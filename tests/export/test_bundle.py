@@ -14,6 +14,7 @@ from engine.errors import BundleError, InputError
 from engine.fixed_point import FixedPointConfig
 from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.solvers.equilibrium import Equilibrium
 from export.bundle import export_networks, export_run
 from export.errors import ParityError
 from export.parity_problem import parity_problem, synthetic_operators
@@ -66,7 +67,7 @@ def test_the_engine_reconstructs_what_the_trainer_does(bundle_dir, rdn, lc):
     problem = parity_problem(operators)
     config = FixedPointConfig(tolerance=2e-3, max_iterations=100)
     bundle = load_bundle(bundle_dir)
-    engine = Reconstructor(operators, OnnxPrior(bundle), OnnxConsistency(bundle), config)
+    engine = Reconstructor(Equilibrium(operators, OnnxPrior(bundle), OnnxConsistency(bundle), config))
     found = engine.reconstruct_frames(problem.frames)
     rows = torch.tensor(problem.frames / operators.scale, dtype=torch.float32)
     expected, solution = reconstruct(EquilibriumModel(rdn, lc), TorchOperators(operators), rows, config)

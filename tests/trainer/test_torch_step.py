@@ -12,7 +12,9 @@ from engine.factorisation import make_operators
 from engine.fixed_point import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
-from engine.reconstructor import LeastSquares, Reconstructor
+from engine.reconstructor import Reconstructor
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.least_squares import LeastSquares
 from trainer.admm_step import AdmmStep
 from trainer.consistency import project_ball
 from trainer.linear_operators import TorchOperators
@@ -167,7 +169,7 @@ def test_whole_reconstruction_is_the_engine_s(well_posed, model) -> None:
     operators = TorchOperators(well_posed.operators)
     config = FixedPointConfig(tolerance=1e-5, max_iterations=60)
     images, solution = reconstruct(model, operators, torch.tensor(rows), config)
-    engine = Reconstructor(well_posed.operators, as_numpy(model.rdn), as_numpy(model.lc), config)
+    engine = Reconstructor(Equilibrium(well_posed.operators, as_numpy(model.rdn), as_numpy(model.lc), config))
     starts = least_squares(operators, torch.tensor(rows))
     for k in range(2):
         whitened = rows[k] * well_posed.operators.scale
@@ -176,7 +178,7 @@ def test_whole_reconstruction_is_the_engine_s(well_posed, model) -> None:
         assert theirs.report.converged
         # Both stop within 1e-5 of their state; the image agrees to a moderate multiple of that.
         np.testing.assert_allclose(images[k], theirs.image[0], rtol=0, atol=1e-3 * theirs.image.max())
-        start = LeastSquares(well_posed.operators).reconstruct(whitened).image[0]
+        start = Reconstructor(LeastSquares(well_posed.operators)).reconstruct(whitened).image[0]
         np.testing.assert_allclose(starts[k], start, rtol=0, atol=1e-4 * np.abs(start).max())
 
 

@@ -1,0 +1,65 @@
+"""What a user may set of a reconstruction method, whichever it is."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Choices that replace a method's defaults; None or empty leaves the default.
+
+    Attributes
+    ----------
+    model : Path or str, optional
+        Bundle folder of the networks.
+    provider : str, optional
+        Where the networks run: "cpu", "cuda" or "tensorrt" (`engine.sessions`).
+    solver : str, optional
+        "anderson" or "plain" steps of a fixed-point method.
+    max_iterations : int, optional
+        Evaluations, iterations or sweeps at most.
+    tolerance : float, optional
+        Relative residual to reach.
+    weights_file : Path or str, optional
+        Hand-set weights by method and SNR (`engine.weights`), as `engine tune` writes them.
+    weights : mapping of str to float
+        Hand-set weights by name, which then hold at every SNR.
+    row_order : str, optional
+        Order in which ART visits the rows: "sequential", "shuffled" or "random".
+    row_weighting : str, optional
+        "none", or "l2" to give every row the same norm in ART.
+
+    Raises
+    ------
+    ConfigError
+        If a number is impossible.
+    """
+
+    model: Path | str | None = None
+    provider: str | None = None
+    solver: Literal["anderson", "plain"] | None = None
+    max_iterations: int | None = None
+    tolerance: float | None = None
+    weights_file: Path | str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    row_order: Literal["sequential", "shuffled", "random"] | None = None
+    row_weighting: Literal["none", "l2"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise ConfigError(f"max_iterations is {self.max_iterations!r}; expected an integer of at least 1")
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ConfigError(f"tolerance is {self.tolerance!r}; expected a non-negative number")
+        for name, value in self.weights.items():
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"weight {name} is {value!r}; expected a positive number")
+
+    def given(self) -> list[str]:
+        """Return the names of the settings that were made."""
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return [name for name, value in values.items() if value is not None and value != {}]

@@ -1,0 +1,195 @@
+"""The reconstruction methods by name, and how each one is opened."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from engine.bundle import Bundle, load_bundle
+from engine.errors import ConfigError
+from engine.fixed_point import FixedPointConfig
+from engine.method_settings import MethodSettings
+from engine.operators import Operators
+from engine.solvers.frame_solver import FrameSolver
+from engine.weights import MethodWeights, load_weights
+
+DEFAULT_METHOD = "deq"
+"""Used where neither a method nor a model is named."""
+
+Opener = Callable[[Operators, MethodSettings], FrameSolver]
+
+NETWORK = frozenset({"model", "provider"})
+WEIGHTS = frozenset({"weights_file", "weights", "max_iterations"})
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes
+    ----------
+    title : str
+        What it is, in a few words.
+    open : callable
+        Makes the solver; imports what it needs only then.
+    settings : frozenset of str
+        Fields of `MethodSettings` that have a meaning for it.
+    """
+
+    title: str
+    open: Opener
+    settings: frozenset[str]
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it iterates a network."""
+        return "model" in self.settings
+
+
+def open_method(
+    name: str | None, operators: Operators, settings: MethodSettings | None = None
+) -> FrameSolver:
+    """Make the solver of a method.
+
+    Parameters
+    ----------
+    name : str or None
+        One of `METHODS`; None for that of the model in the settings, else "deq".
+    operators : Operators
+        Of the system matrix.
+    settings : MethodSettings, optional
+        Model, weights and limits; by default what ships.
+
+    Returns
+    -------
+    FrameSolver
+
+    Raises
+    ------
+    ConfigError
+        If the method is unknown, or a setting has no meaning for it.
+    BundleError, PairingError, ProviderError
+        If the model is missing, made for another method, or cannot be run here.
+    """
+    settings = settings or MethodSettings()
+    if name is None:
+        name = DEFAULT_METHOD if settings.model is None else load_bundle(settings.model).manifest.method
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
+    method = METHODS[name]
+    for setting in settings.given():
+        if setting not in method.settings:
+            raise ConfigError(f"{setting} has no meaning for the method {name}; leave it out")
+    return method.open(operators, settings)
+
+
+def bundle_of(name: str, settings: MethodSettings) -> Bundle:
+    """Open the bundle of a method: the one of the settings, else the one that ships.
+
+    Raises
+    ------
+    BundleError
+        If none ships for the method, or the bundle is one of another method.
+    """
+    from engine.bundle import default_bundle_path
+
+    bundle = load_bundle(default_bundle_path(name) if settings.model is None else settings.model)
+    bundle.require_method(name)
+    return bundle
+
+
+def weights_of(name: str, settings: MethodSettings) -> MethodWeights:
+    """Return the hand-set weights of a method: those of the file, with the settings' own values on top.
+
+    Raises
+    ------
+    ConfigError
+        If the file does not hold the method, or a weight of the settings is not one of its weights.
+    """
+    table = load_weights(settings.weights_file)
+    if name not in table:
+        raise ConfigError(
+            f"{settings.weights_file} holds no weights of {name}, only of {', '.join(table)}; tune it with "
+            f"engine tune --methods {name}"
+        )
+    try:
+        weights = table[name].with_constants(settings.weights)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if settings.max_iterations is not None:
+        weights = replace(weights, iterations=settings.max_iterations)
+    return weights
+
+
+def fixed_point_of(bundle: Bundle, settings: MethodSettings) -> FixedPointConfig:
+    """Return the solver settings of a bundle with the user's choices on top."""
+    config = bundle.require_solver()
+    if settings.solver == "plain":
+        config = replace(config, memory=0, beta=1.0)
+    elif settings.solver == "anderson" and config.memory == 0:
+        config = replace(config, memory=FixedPointConfig().memory)
+    if settings.max_iterations is not None:
+        config = replace(config, max_iterations=settings.max_iterations)
+    if settings.tolerance is not None:
+        config = replace(config, tolerance=settings.tolerance)
+    return config
+
+
+def _least_squares(operators: Operators, _settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.least_squares import LeastSquares
+
+    return LeastSquares(operators)
+
+
+def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.sessions import OnnxConsistency, OnnxPrior
+    from engine.solvers.equilibrium import Equilibrium
+
+    bundle = bundle_of("deq", settings)
+    provider = settings.provider or "cpu"
+    return Equilibrium(
+        operators,
+        OnnxPrior(bundle, provider),
+        OnnxConsistency(bundle, provider),
+        fixed_point_of(bundle, settings),
+    )
+
+
+def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.sessions import OnnxPrior
+    from engine.solvers.ball_equilibrium import BallEquilibrium
+
+    bundle = bundle_of("deq-ball", settings)
+    prior = OnnxPrior(bundle, settings.provider or "cpu")
+    return BallEquilibrium(operators, prior, fixed_point_of(bundle, settings))
+
+
+def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.sessions import OnnxPrior
+    from engine.solvers.unrolled import Unrolled
+
+    bundle = bundle_of("unrolled", settings)
+    iterations = fixed_point_of(bundle, settings).max_iterations
+    return Unrolled(operators, OnnxPrior(bundle, settings.provider or "cpu"), iterations)
+
+
+def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.sessions import OnnxPrior
+    from engine.solvers.end_to_end import EndToEnd
+
+    return EndToEnd(operators, OnnxPrior(bundle_of("end-to-end", settings), settings.provider or "cpu"))
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "least-squares": Method("the linear start of the iterations", _least_squares, frozenset()),
+        "unrolled": Method("a few trained ADMM iterations", _unrolled, NETWORK | {"max_iterations"}),
+        "end-to-end": Method("a network alone", _end_to_end, NETWORK),
+        "deq-ball": Method(
+            "deep equilibrium without learned consistency",
+            _deq_ball,
+            NETWORK | {"solver", "max_iterations", "tolerance"},
+        ),
+        "deq": Method("deep equilibrium", _deq, NETWORK | {"solver", "max_iterations", "tolerance"}),
+    }
+)
+"""The methods, the simplest first."""

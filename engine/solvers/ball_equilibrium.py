@@ -1,0 +1,69 @@
+"""The equilibrium without learned consistency: the ablation of the paper's Fig. 3."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.operators import Operators
+from engine.protocols import ImagePrior
+from engine.solution import Solution
+from engine.solvers.ball_step import BallStep
+
+
+class BallEquilibrium:
+    """The fixed point of Psi_RDN and the projection on the l2 ball (Eqs. 5-9 with Eq. 10).
+
+    As `Equilibrium`, but the data side is the projection, for which N + 1 coordinates of the data are exact
+    (`BallStep`).
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the system matrix; one slice (Nz = 1).
+    prior : ImagePrior
+        Psi_RDN.
+    config : FixedPointConfig, optional
+        Solver settings.
+
+    Raises
+    ------
+    PairingError
+        If the grid has more than one slice.
+    """
+
+    method = "deq-ball"
+
+    def __init__(
+        self, operators: Operators, prior: ImagePrior, config: FixedPointConfig | None = None
+    ) -> None:
+        self.operators = operators
+        self.config = config or FixedPointConfig()
+        self._step = BallStep(operators, prior)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings in effect."""
+        return self.config.to_dict()
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
+        """Find the fixed point of every measurement; errors as `Equilibrium.solve`."""
+        return [self._solve(measurement) for measurement in measurements]
+
+    def _solve(self, measurement: NormalizedMeasurement) -> Solution:
+        epsilon = noise_bound(measurement, self.operators)
+        self._step.set_measurements(
+            measurement.explained[None],
+            np.array([measurement.remainder], np.float32),
+            np.array([epsilon], np.float32),
+        )
+        start = self._step.start(measurement.start[None])[0]
+        solution = solve_fixed_point(self._single, start, self.config)
+        return replace(solution, value=np.maximum(solution.value[: self.operators.n_voxels], 0))
+
+    def _single(self, z: NDArray[Any], out: NDArray[Any]) -> None:
+        self._step(z[None], out[None])

@@ -1,0 +1,74 @@
+"""DEQ-MPI: the fixed point of the two networks inside ADMM."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from engine.admm_step import AdmmStep
+from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.operators import Operators
+from engine.protocols import Consistency, ImagePrior
+from engine.solution import Solution
+
+
+class Equilibrium:
+    """The fixed point of h_theta (Eqs. 14-17) for the measurement at hand.
+
+    The state starts at (x_LS, 0, 0); the image is max(x, 0) of the best iterate. Frames are solved one after
+    the other. Buffers are reused between them, so an object serves one thread.
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the system matrix; one slice (Nz = 1).
+    prior : ImagePrior
+        Psi_RDN: an `OnnxPrior` or any callable of that shape.
+    consistency : Consistency
+        Psi_LC: an `OnnxConsistency` or any callable of that shape.
+    config : FixedPointConfig, optional
+        Solver settings.
+
+    Raises
+    ------
+    PairingError
+        If the grid has more than one slice.
+    """
+
+    method = "deq"
+
+    def __init__(
+        self,
+        operators: Operators,
+        prior: ImagePrior,
+        consistency: Consistency,
+        config: FixedPointConfig | None = None,
+    ) -> None:
+        self.operators = operators
+        self.config = config or FixedPointConfig()
+        self._step = AdmmStep(operators, prior, consistency)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings in effect."""
+        return self.config.to_dict()
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
+        """Find the fixed point of every measurement.
+
+        Raises
+        ------
+        PairingError
+            If the noise level of a measurement is not known.
+        NonFiniteError
+            If a network produces NaN or infinity.
+        """
+        return [self._solve(measurement) for measurement in measurements]
+
+    def _solve(self, measurement: NormalizedMeasurement) -> Solution:
+        self._step.set_measurement(measurement.y, noise_bound(measurement, self.operators))
+        solution = solve_fixed_point(self._step, self._step.start(measurement.start), self.config)
+        image = np.maximum(solution.value[: self.operators.n_voxels], 0)
+        return replace(solution, value=image)

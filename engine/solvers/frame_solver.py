@@ -1,0 +1,42 @@
+"""What the reconstructor needs of a method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from engine.normalization import NormalizedMeasurement
+from engine.operators import Operators
+from engine.solution import Solution
+
+
+class FrameSolver(Protocol):
+    """A reconstruction method bound to the operators of one system matrix."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method, as on the command line."""
+        ...
+
+    @property
+    def operators(self) -> Operators:
+        """Operators of the system matrix."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings in effect, values that JSON can hold; for the report."""
+        ...
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
+        """Solve for one image per measurement.
+
+        Parameters
+        ----------
+        measurements : sequence of NormalizedMeasurement
+            None of them zero. The image of one does not depend on the others, up to rounding.
+
+        Returns
+        -------
+        list of Solution
+            `value` is the image, float32 of shape (N,), in the units of the normalised measurement.
+        """
+        ...

@@ -1,0 +1,34 @@
+"""The truncated least-squares image, the start of the iterative methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.normalization import NormalizedMeasurement
+from engine.operators import Operators
+from engine.solution import Result, Solution, SolveStats
+
+
+class LeastSquares:
+    """x_LS = V_r (U_r^T y / (s_r + damping)).
+
+    A linear estimate, so values may be negative; nothing is clipped.
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the system matrix.
+    """
+
+    method = "least-squares"
+
+    def __init__(self, operators: Operators) -> None:
+        self.operators = operators
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings in effect."""
+        return {"rank": self.operators.rank}
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
+        """Return the least-squares image of every measurement."""
+        return [Solution(measurement.start, Result.DIRECT, SolveStats(0, ())) for measurement in measurements]

@@ -1,0 +1,64 @@
+"""The unrolled model: a fixed number of ADMM iterations around a network trained for that number."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.errors import ConfigError
+from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.operators import Operators
+from engine.protocols import ImagePrior
+from engine.solution import Result, Solution, SolveStats
+from engine.solvers.ball_step import BallStep
+from engine.solvers.plain_iteration import iterate_plain
+
+
+class Unrolled:
+    """N_it iterations of Eqs. (5)-(9) from (x_LS, 0, 0), with Psi_RDN and the l2 ball (Eqs. 10, 12).
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the system matrix; one slice (Nz = 1).
+    prior : ImagePrior
+        Psi_RDN.
+    iterations : int
+        N_it. The network was trained for one number; others run too, at the cost of quality (Fig. 4).
+
+    Raises
+    ------
+    ConfigError
+        If there is no iteration to do.
+    PairingError
+        If the grid has more than one slice.
+    """
+
+    method = "unrolled"
+
+    def __init__(self, operators: Operators, prior: ImagePrior, iterations: int) -> None:
+        if iterations < 1:
+            raise ConfigError(f"iterations is {iterations}; expected at least 1")
+        self.operators = operators
+        self.iterations = iterations
+        self._step = BallStep(operators, prior)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings in effect."""
+        return {"iterations": self.iterations}
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
+        """Run the iterations; errors as `Equilibrium.solve`."""
+        self._step.set_measurements(
+            np.stack([measurement.explained for measurement in measurements]),
+            np.array([measurement.remainder for measurement in measurements], np.float32),
+            np.array([noise_bound(measurement, self.operators) for measurement in measurements], np.float32),
+        )
+        start = self._step.start(np.stack([measurement.start for measurement in measurements]))
+        z, residuals, _ = iterate_plain(self._step, start, self.iterations, 0.0)
+        images = np.maximum(z[:, : self.operators.n_voxels], 0)
+        return [
+            Solution(image, Result.FIXED_ITERATIONS, SolveStats(self.iterations, tuple(history)))
+            for image, history in zip(images, residuals, strict=True)
+        ]
