@@ -140,6 +140,54 @@ def _least_squares(operators: Operators, _settings: MethodSettings) -> FrameSolv
     return LeastSquares(operators)
 
 
+def _cg_tikhonov(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.cg_tikhonov import CgTikhonov
+
+    return CgTikhonov(operators, weights_of("cg-tikhonov", settings), **_tolerance(settings))
+
+
+def _art(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.kaczmarz import Kaczmarz
+
+    return Kaczmarz(
+        operators,
+        weights_of("art", settings),
+        row_order=settings.row_order or "sequential",
+        row_weighting=settings.row_weighting or "none",
+    )
+
+
+def _admm_l1(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.admm import AdmmL1
+
+    return AdmmL1(operators, weights_of("admm-l1", settings), **_tolerance(settings))
+
+
+def _admm_tv(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.admm import AdmmTv
+
+    return AdmmTv(operators, weights_of("admm-tv", settings), **_tolerance(settings))
+
+
+def _admm_hybrid(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.solvers.admm import AdmmHybrid
+
+    return AdmmHybrid(operators, weights_of("admm-hybrid", settings), **_tolerance(settings))
+
+
+def _pp_mpi(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.sessions import OnnxPrior
+    from engine.solvers.plug_and_play import PlugAndPlay
+
+    prior = OnnxPrior(bundle_of("pp-mpi", settings), settings.provider or "cpu")
+    return PlugAndPlay(operators, prior, weights_of("pp-mpi", settings), **_tolerance(settings))
+
+
+def _tolerance(settings: MethodSettings) -> dict[str, float]:
+    """Return the tolerance as a keyword, if one was set: the solver's own default holds otherwise."""
+    return {} if settings.tolerance is None else {"tolerance": settings.tolerance}
+
+
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.sessions import OnnxConsistency, OnnxPrior
     from engine.solvers.equilibrium import Equilibrium
@@ -182,6 +230,16 @@ def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "least-squares": Method("the linear start of the iterations", _least_squares, frozenset()),
+        "cg-tikhonov": Method(
+            "Tikhonov regularisation by conjugate gradients", _cg_tikhonov, WEIGHTS | {"tolerance"}
+        ),
+        "art": Method(
+            "Kaczmarz with Tikhonov regularisation", _art, WEIGHTS | {"row_order", "row_weighting"}
+        ),
+        "admm-l1": Method("ADMM with the l1 norm", _admm_l1, WEIGHTS | {"tolerance"}),
+        "admm-tv": Method("ADMM with total variation", _admm_tv, WEIGHTS | {"tolerance"}),
+        "admm-hybrid": Method("ADMM with l1 and total variation", _admm_hybrid, WEIGHTS | {"tolerance"}),
+        "pp-mpi": Method("ADMM with a trained denoiser", _pp_mpi, WEIGHTS | NETWORK | {"tolerance"}),
         "unrolled": Method("a few trained ADMM iterations", _unrolled, NETWORK | {"max_iterations"}),
         "end-to-end": Method("a network alone", _end_to_end, NETWORK),
         "deq-ball": Method(
