@@ -1,6 +1,6 @@
 """Image quality of the methods on the test split (Tables I and II): same and other selection-field gradient.
 
-Data come from A_meas, reconstruction uses A_meas U D, one noise level per SNR (`benchmarks.emulation`). The
+Data come from A_meas, reconstruction uses A_meas U D, one noise level per SNR (`engine.emulation`). The
 networks were trained at 0.5 T/m; at 0.6 T/m only the operators change. "pretrained" is the fixed point of the
 networks before the equilibrium training.
 """
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.emulation import Frames, Scan, emulate_frames, emulate_scan
 from benchmarks.record import ROOT, write_record, write_table
 from engine.bundle import load_bundle
+from engine.emulation import Frames, Scan, emulate_frames, emulate_scan
 from engine.mpi.metrics import psnr_db, ssim_global, ssim_windowed
 from engine.pictures import Panel, save_pictures
 from engine.reconstructor import Reconstructor

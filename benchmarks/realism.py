@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from skimage.restoration import denoise_tv_chambolle
 
-from benchmarks.emulation import Frames, Scan, emulate_frames, emulate_scan
 from benchmarks.record import ROOT, write_record, write_table
+from engine.emulation import Frames, Scan, emulate_frames, emulate_scan
 from engine.errors import InputError
 from engine.fixed_point import FixedPointConfig
 from engine.mpi.metrics import psnr_db

@@ -1,27 +1,16 @@
-"""Benchmark results: complete records, readable tables, and the SNR of the emulated frames."""
+"""Benchmark results: complete records and readable tables."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.testing import assert_allclose
 
 from benchmarks.__main__ import main
-from benchmarks.emulation import Scan, emulate_frames
 from benchmarks.record import commit, write_record, write_table
 from benchmarks.training_curve import PREFIX, draw
-from engine.calibration import make_operators, system_matrix_from_mdf
-from engine.mpi.grid import Grid
-from engine.mpi.scanner import PRESETS
-from engine.mpi.simulation import simulate_calibration
 
 ROWS = [{"method": "a", "psnr_mean": 31.234, "paper": None, "n": 4}]
-
-EXPECTED_NOISE = 0.2
-"""dB by which the noise drawn for ~400 rows may differ from its expectation (five standard errors)."""
 
 
 def test_record_names_machine_commit_and_settings(tmp_path: Path) -> None:
@@ -58,24 +47,6 @@ def test_the_commit_is_that_of_the_start_of_a_run(tmp_path: Path, monkeypatch: p
         assert json.loads((tmp_path / "x.json").read_text())["commit"] == "first"
     finally:
         commit.cache_clear()
-
-
-def test_emulated_frames_have_the_asked_mean_snr() -> None:
-    scanner = replace(
-        PRESETS["reference-0.5"],
-        grid=Grid((6, 4, 1), (0.03, 0.02, 0.002)),
-        n_angles=4,
-        harmonics=(2, 5),
-        bandwidth=1.5e5,
-        noise_voltage=0.005,
-    )
-    measured = system_matrix_from_mdf(simulate_calibration(scanner))
-    scan = Scan(measured, make_operators(measured.smoothed()))
-    frames = emulate_frames(scan, 12, 22.0)
-    clean = frames.truth.reshape(12, -1) @ measured.real_rows().T / scan.operators.scale
-    assert frames.rows.shape == clean.shape
-    assert_allclose(np.std(frames.rows - clean), frames.noise_std, rtol=0.05)
-    assert abs(frames.snr_db.mean() - 22.0) < EXPECTED_NOISE
 
 
 def test_the_legend_of_the_training_curve_covers_no_curve() -> None:
