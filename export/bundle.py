@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -15,19 +16,30 @@ from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration import calibrate
 from engine.errors import InputError
 from engine.fixed_point import FixedPointConfig
+from engine.manifest import NETWORKS, WITHOUT_SOLVER
 from engine.operators import Operators
 from engine.operators_file import save_operators
-from engine.sessions import OnnxConsistency, OnnxPrior
+from export.errors import ExportError
+from export.learned_blocks import LearnedBlocks
 from export.onnx_graphs import LC_INTERFACE, OPSET, RDN_INTERFACE, GraphInterface, export_lc, export_rdn
 from export.parity import ParityReport, measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
-from trainer.checkpoint import load_networks
+from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
 from trainer.config import TrainConfig
 
 RDN_FILE = "rdn.onnx"
 LC_FILE = "lc.onnx"
 OPERATORS_FILE = "operators.h5"
+
+SOLVERS: Mapping[str, FixedPointConfig] = MappingProxyType(
+    {
+        "deq": FixedPointConfig(),
+        "deq-ball": FixedPointConfig(),
+        "pp-mpi": FixedPointConfig(memory=0, tolerance=0.0, max_iterations=150),
+    }
+)
+"""Solver settings of the methods that have usual ones; 150 iterations are the paper's for PP-MPI."""
 
 METRICS_FILE = "metrics.jsonl"
 """Records of a run. Not imported from the trainer's journal, which needs TensorBoard."""
@@ -35,7 +47,7 @@ METRICS_FILE = "metrics.jsonl"
 
 def export_networks(
     rdn: nn.Module,
-    lc: nn.Module,
+    lc: nn.Module | None,
     bundle_dir: str | os.PathLike[str],
     name: str,
     description: str = "",
@@ -45,22 +57,26 @@ def export_networks(
     solver: FixedPointConfig | None = None,
     operators: Operators | None = None,
 ) -> ParityReport:
-    """Write two networks as a bundle, after checking that the graphs reproduce them.
+    """Write the networks of a method as a bundle, after checking that the graphs reproduce them.
 
     Parameters
     ----------
     rdn : nn.Module
         Image prior, (B, 1, H, W) to the same shape.
-    lc : nn.Module
-        Data consistency, called as `trainer.consistency.LearnedConsistency.forward`.
+    lc : nn.Module or None
+        Data consistency, called as `trainer.consistency.LearnedConsistency.forward`; only the method deq has
+        one.
     bundle_dir : path-like
         Folder to write, in an existing folder. A bundle of that name is replaced as a whole.
     name, description : str
         What the model is, for people.
     training : mapping, optional
         Facts about the weights that JSON can hold.
+    method : str, optional
+        What the networks were trained for, one of `engine.manifest.NETWORKS`.
     solver : FixedPointConfig, optional
-        Settings the model was tuned for; the default of its reconstructions.
+        Settings the model was tuned for, the default of its reconstructions; by default the usual ones of
+        the method. An unrolled model needs them, for the number of iterations it was trained for.
     operators : Operators, optional
         Operators to check the whole solve with; they are written into the folder as `operators.h5`.
         By default a small synthetic problem is used and nothing is written.
@@ -75,30 +91,32 @@ def export_networks(
     BundleError
         If `bundle_dir` exists and is not a bundle.
     ExportError, ParityError
-        If a graph breaks its interface or does not reproduce its network. Nothing is written then.
+        If the networks or settings are not those of the method, or a graph breaks its interface or does not
+        reproduce its network. Nothing is written then.
     NonFiniteError
         If a weight or a solve is not finite.
     """
-    solver = solver or FixedPointConfig()
+    _require_networks(method, lc)
+    solver = _solver(method, solver)
     with staged_bundle(bundle_dir) as folder:
         export_rdn(rdn, folder / RDN_FILE)
-        export_lc(lc, folder / LC_FILE)
+        networks = {"rdn": _network(folder / RDN_FILE, RDN_INTERFACE)}
+        if lc is not None:
+            export_lc(lc, folder / LC_FILE)
+            networks["lc"] = _network(folder / LC_FILE, LC_INTERFACE)
         manifest = Manifest(
             name=name,
             description=description,
             method=method,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             opset=OPSET,
-            networks={
-                "rdn": _network(folder / RDN_FILE, RDN_INTERFACE),
-                "lc": _network(folder / LC_FILE, LC_INTERFACE),
-            },
+            networks=networks,
             conventions=Conventions(),
             solver=solver,
             training=dict(training or {}),
         )
         _write_manifest(folder, manifest)
-        report = _check(rdn, lc, folder, solver, operators)
+        report = _check(LearnedBlocks.of_networks(rdn, lc), folder, operators)
         facts = {**manifest.training, "parity": report.to_dict()}
         _write_manifest(folder, replace(manifest, training=facts))
         if operators is not None:
@@ -145,17 +163,87 @@ def export_run(
         name=config.name,
         description="Trained with this project's trainer.",
         training=_training_facts(Path(run_dir), config),
-        solver=config.solver.forward,
+        method=config.method,
+        solver=None if config.method in WITHOUT_SOLVER else config.reconstruction,
         operators=operators,
     )
 
 
-def _check(
-    rdn: nn.Module, lc: nn.Module, folder: Path, solver: FixedPointConfig, operators: Operators | None
+def export_denoiser(
+    run_dir: str | os.PathLike[str],
+    bundle_dir: str | os.PathLike[str],
+    system_matrix: str | os.PathLike[str] | None = None,
 ) -> ParityReport:
+    """Write the image prior of a run as it was after pre-training, a denoiser, as a bundle for PP-MPI.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        Folder that `trainer fit` wrote, of any method.
+    bundle_dir, system_matrix : path-like
+        See `export_run`.
+
+    Returns
+    -------
+    ParityReport
+
+    Raises
+    ------
+    InputError
+        If `run_dir` is not the folder of a run that has finished pre-training its image prior, or the system
+        matrix cannot be used.
+    BundleError, ExportError, ParityError, NonFiniteError
+        See `export_networks`.
+    """
+    check_replaceable(Path(os.path.realpath(bundle_dir)))
+    rdn, _, config = load_networks(Path(run_dir), PRETRAINED_WEIGHTS)
+    pretraining = config.pretrain.rdn
+    if pretraining.steps == 0 and pretraining.weights is None:
+        raise InputError(
+            f"the run {run_dir} did not pre-train its image prior; expected a run with pretrain.rdn.steps or "
+            "pretrain.rdn.weights: export another run"
+        )
+    operators = None if system_matrix is None else calibrate(system_matrix)
+    return export_networks(
+        rdn,
+        None,
+        bundle_dir,
+        name=f"{config.name}-denoiser",
+        description="Image denoiser pre-trained with this project's trainer.",
+        training={"config": _without_folders(asdict(config))},
+        method="pp-mpi",
+        operators=operators,
+    )
+
+
+def _require_networks(method: str, lc: nn.Module | None) -> None:
+    if method not in NETWORKS:
+        raise ExportError(f"method is {method!r}; expected one of {', '.join(NETWORKS)}")
+    if (lc is not None) != ("lc" in NETWORKS[method]):
+        raise ExportError(
+            f"{'no' if lc is None else 'a'} data consistency was given for method {method}; expected the "
+            f"networks {', '.join(NETWORKS[method])}: export them as the method they were trained for"
+        )
+
+
+def _solver(method: str, given: FixedPointConfig | None) -> FixedPointConfig | None:
+    if method in WITHOUT_SOLVER:
+        if given is not None:
+            raise ExportError(f"method {method} was given solver settings; expected none: leave them out")
+        return None
+    if given is None and method not in SOLVERS:
+        raise ExportError(
+            f"no solver settings were given for method {method}; expected the number of iterations that the "
+            "network was trained for: give solver"
+        )
+    return given or SOLVERS[method]
+
+
+def _check(networks: LearnedBlocks, folder: Path, operators: Operators | None) -> ParityReport:
     bundle = load_bundle(folder)
     problem = parity_problem(operators or synthetic_operators())
-    report = measure_parity(rdn, lc, OnnxPrior(bundle), OnnxConsistency(bundle), problem, solver)
+    graphs, manifest = LearnedBlocks.of_bundle(bundle), bundle.manifest
+    report = measure_parity(networks, graphs, problem, manifest.method, manifest.solver)
     report.require()
     return report
 

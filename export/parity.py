@@ -5,28 +5,26 @@ come from the graphs. One evaluation agrees to rounding; a whole solve amplifies
 images and the number of iterations are compared too.
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from engine.fixed_point import FixedPointConfig
 from engine.protocols import Consistency, ImagePrior
 from engine.reconstructor import Reconstruction, Reconstructor
 from export.errors import ParityError
+from export.learned_blocks import LearnedBlocks, open_solver
 from export.parity_problem import ParityProblem
 
 NETWORK_TOLERANCE = 1e-5
 """Sums of a few hundred float32 products through twenty layers, in another order: 1e-7 to 1e-6 is usual."""
 
 STEP_TOLERANCE = 1e-3
-"""Rounding of data ten times larger than the state, summed over thousands of rows: 1e-4 is usual."""
+"""Rounding of data ten times larger than the image, summed over thousands of rows: up to 1e-4 is usual."""
 
 IMAGE_TOLERANCE = 1e-2
 """Anderson weights amplify rounding while a solve has not converged: up to 2e-3 seen in 25 evaluations."""
@@ -40,7 +38,7 @@ IMAGE_SHAPES = ((1, 13, 26), (2, 13, 26), (7, 13, 26), (1, 26, 52), (2, 5, 9))
 DENSE_SHAPES = ((1, 60, 130), (2, 60, 130), (7, 60, 130), (2, 3, 700), (1, 1, 5))
 """(batch, lines, bins): the reference layout at several batch sizes, an FFP-like one, a small odd one."""
 
-Network = Callable[..., NDArray[Any]]
+ONE_STEP = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=1)
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,17 @@ class ParityReport:
 
     Attributes
     ----------
-    rdn, lc : float
-        Outputs of the networks, relative to the largest value that goes in or comes out.
+    networks : mapping of str to float
+        Outputs of each network, relative to the largest value that goes in or comes out.
     step : float
-        State after one ADMM step, relative to its largest value.
+        Images after one iteration of the method, relative to the peak of each.
     image : float
         Reconstructed images, relative to the peak of each.
     iterations : tuple of (int, int)
-        Evaluations of the fixed-point map per frame: with torch, with ONNX Runtime.
+        Iterations of the method per frame: with torch, with ONNX Runtime.
     """
 
-    rdn: float
-    lc: float
+    networks: Mapping[str, float]
     step: float
     image: float
     iterations: tuple[tuple[int, int], ...]
@@ -75,9 +72,7 @@ class ParityReport:
         """
         if not self.iterations:
             raise ParityError("no frame was compared; expected at least one: give the check a measurement")
-        limits = {
-            "rdn": (self.rdn, NETWORK_TOLERANCE),
-            "lc": (self.lc, NETWORK_TOLERANCE),
+        limits = {role: (error, NETWORK_TOLERANCE) for role, error in self.networks.items()} | {
             "step": (self.step, STEP_TOLERANCE),
             "image": (self.image, IMAGE_TOLERANCE),
             "iterations": (max(abs(a - b) for a, b in self.iterations), ITERATION_TOLERANCE),
@@ -95,17 +90,16 @@ class ParityReport:
             )
 
     def __str__(self) -> str:
-        evaluations = ", ".join(f"{a}/{b}" for a, b in self.iterations)
+        iterations = ", ".join(f"{a}/{b}" for a, b in self.iterations)
         return (
-            f"networks within {max(self.rdn, self.lc):.1e}, one step within {self.step:.1e}, "
-            f"images within {self.image:.1e} of their largest value; evaluations {evaluations}"
+            f"networks within {max(self.networks.values()):.1e}, one step within {self.step:.1e}, "
+            f"images within {self.image:.1e} of their largest value; iterations {iterations}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values for a manifest."""
         return {
-            "rdn": self.rdn,
-            "lc": self.lc,
+            **self.networks,
             "step": self.step,
             "image": self.image,
             "iterations": [list(pair) for pair in self.iterations],
@@ -113,25 +107,26 @@ class ParityReport:
 
 
 def measure_parity(
-    rdn: nn.Module,
-    lc: nn.Module,
-    prior: ImagePrior,
-    consistency: Consistency,
+    networks: LearnedBlocks,
+    graphs: LearnedBlocks,
     problem: ParityProblem,
-    solver: FixedPointConfig,
+    method: str,
+    solver: FixedPointConfig | None,
 ) -> ParityReport:
     """Compare torch networks with their exported twins.
 
     Parameters
     ----------
-    rdn, lc : nn.Module
-        The networks; copies run on the CPU.
-    prior, consistency : callable
+    networks : LearnedBlocks
+        The torch networks.
+    graphs : LearnedBlocks
         What the engine runs in their place.
     problem : ParityProblem
         Operators and frames for the step and the whole solve.
-    solver : FixedPointConfig
-        Settings of the whole solve.
+    method : str
+        The method they belong to.
+    solver : FixedPointConfig or None
+        Settings of the whole solve; None for a method that does not iterate.
 
     Returns
     -------
@@ -146,37 +141,18 @@ def measure_parity(
     NonFiniteError
         If a solve produces NaN or infinity.
     """
-    torch_prior, torch_consistency = as_callable(rdn), as_callable(lc)
-    _require_alive(torch_prior)
-    one_step = FixedPointConfig(memory=0, max_iterations=1)
-    blocks = ((torch_prior, torch_consistency), (prior, consistency))
-    steps = [_solve(problem, a, b, one_step) for a, b in blocks]
-    solves = [_solve(problem, a, b, solver) for a, b in blocks]
+    _require_alive(networks.prior)
+    errors = {"rdn": _largest(_prior_errors(networks.prior, graphs.prior))}
+    if networks.consistency is not None and graphs.consistency is not None:
+        errors["lc"] = _largest(_consistency_errors(networks.consistency, graphs.consistency))
+    steps = [_solve(problem, method, blocks, ONE_STEP) for blocks in (networks, graphs)]
+    solves = [_solve(problem, method, blocks, solver) for blocks in (networks, graphs)]
     return ParityReport(
-        rdn=_largest(relative_error(prior(v), torch_prior(v), v) for v in _images()),
-        lc=_largest(
-            relative_error(consistency(*inputs), torch_consistency(*inputs), *inputs[:2])
-            for inputs in _dense_inputs()
-        ),
-        step=_largest(
-            relative_error(b.solution.value, a.solution.value) for a, b in zip(*steps, strict=True)
-        ),
+        networks=errors,
+        step=_largest(relative_error(b.image, a.image) for a, b in zip(*steps, strict=True)),
         image=_largest(relative_error(b.image, a.image) for a, b in zip(*solves, strict=True)),
         iterations=tuple((a.report.iterations, b.report.iterations) for a, b in zip(*solves, strict=True)),
     )
-
-
-def as_callable(module: nn.Module) -> Network:
-    """Wrap a copy of a torch module as a function of float32 arrays, for the engine's solvers."""
-    network = copy.deepcopy(module).cpu().eval()
-
-    def call(*inputs: NDArray[np.float32]) -> NDArray[Any]:
-        with torch.no_grad():
-            # Copies: the engine reuses its arrays, and torch may return a view of an input.
-            result: NDArray[Any] = network(*(torch.tensor(value) for value in inputs)).numpy()
-        return result
-
-    return call
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any], *inputs: NDArray[Any]) -> float:
@@ -201,10 +177,18 @@ def relative_error(found: NDArray[Any], expected: NDArray[Any], *inputs: NDArray
     return difference / scale if scale > 0.0 else math.inf
 
 
+def _prior_errors(network: ImagePrior, graph: ImagePrior) -> Iterator[float]:
+    return (relative_error(graph(v), network(v), v) for v in _images())
+
+
+def _consistency_errors(network: Consistency, graph: Consistency) -> Iterator[float]:
+    return (relative_error(graph(*inputs), network(*inputs), *inputs[:2]) for inputs in _dense_inputs())
+
+
 def _solve(
-    problem: ParityProblem, prior: ImagePrior, consistency: Consistency, solver: FixedPointConfig
+    problem: ParityProblem, method: str, blocks: LearnedBlocks, solver: FixedPointConfig | None
 ) -> list[Reconstruction]:
-    reconstructor = Reconstructor(problem.operators, prior, consistency, solver)
+    reconstructor = Reconstructor(open_solver(method, problem.operators, blocks, solver))
     return [
         reconstructor.reconstruct(rows, sigma)
         for rows, sigma in zip(problem.frames, problem.sigmas, strict=True)

@@ -17,7 +17,7 @@ from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf_factory import new_acquisition, new_calibration_file, new_sine_drive
 from export.bundle import export_networks
 from export.iconlab import import_iconlab
-from trainer.checkpoint import BEST_WEIGHTS, save_config, save_weights
+from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, SolverConfig, TrainConfig
 from trainer.consistency import LearnedConsistency
 from trainer.equilibrium import EquilibriumModel
@@ -120,10 +120,11 @@ def iconlab_bundle(iconlab: Path, tmp_path_factory: pytest.TempPathFactory) -> B
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory, rdn: nn.Module, lc: nn.Module) -> Path:
-    """A run folder with the two small networks as its best weights."""
+    """A run folder with the two small networks as its best and as its pre-trained weights."""
     folder = tmp_path_factory.mktemp("run")
     save_config(folder, RUN_CONFIG)
-    save_weights(folder / BEST_WEIGHTS, EquilibriumModel(rdn, lc))
+    for name in (BEST_WEIGHTS, PRETRAINED_WEIGHTS):
+        save_weights(folder / name, EquilibriumModel(rdn, lc))
     records = [
         {"step": 1, "phase": "stage 1", "loss": 0.5},
         {"step": 10, "phase": "stage 1", "validation_psnr": 29.5},

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,18 @@ from engine.fixed_point import FixedPointConfig
 from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium
-from export.bundle import export_networks, export_run
-from export.errors import ParityError
+from export.bundle import export_denoiser, export_networks, export_run
+from export.errors import ExportError, ParityError
 from export.parity_problem import parity_problem, synthetic_operators
-from trainer.checkpoint import BEST_WEIGHTS, save_weights
+from trainer.checkpoint import (
+    BEST_WEIGHTS,
+    CONFIG_FILE,
+    PRETRAINED_WEIGHTS,
+    build_model,
+    save_config,
+    save_weights,
+)
+from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
 from trainer.consistency import LearnedConsistency
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
@@ -77,6 +86,54 @@ def test_the_engine_reconstructs_what_the_trainer_does(bundle_dir, rdn, lc):
         assert image.max() > 0.5
         assert np.abs(frame.image[0] - image).max() < IMAGE_TOLERANCE * image.max()
         assert abs(frame.report.iterations - iterations) <= ITERATION_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("method", "has_lc", "solver", "words"),
+    [
+        ("art", False, None, "method is 'art'; expected one of deq, "),
+        ("deq", False, None, "no data consistency was given for method deq; .* networks rdn, lc"),
+        ("unrolled", True, FixedPointConfig(), "a data consistency was given for method unrolled"),
+        ("unrolled", False, None, "expected the number of iterations that the network was trained for"),
+        ("end-to-end", False, FixedPointConfig(), "method end-to-end was given solver settings"),
+    ],
+)
+def test_networks_and_settings_must_be_those_of_the_method(rdn, lc, tmp_path, method, has_lc, solver, words):
+    with pytest.raises(ExportError, match=words):
+        export_networks(rdn, lc if has_lc else None, tmp_path / "bundle", "x", method=method, solver=solver)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    [
+        ("deq", FixedPointConfig(max_iterations=12)),
+        ("deq-ball", FixedPointConfig(max_iterations=12)),
+        ("unrolled", FixedPointConfig(memory=0, tolerance=0.0, max_iterations=7)),
+        ("end-to-end", None),
+    ],
+)
+def test_a_run_is_exported_as_its_own_method(run_dir, monkeypatch, tmp_path, method, solver):
+    config = replace(load_config(run_dir / CONFIG_FILE), method=method, unrolled=UnrolledConfig(iterations=7))
+    save_config(tmp_path, config)
+    save_weights(tmp_path / BEST_WEIGHTS, build_model(config.model, method))
+    found = {}
+    monkeypatch.setattr(
+        "export.bundle.export_networks", lambda *args, **named: found.update(named, lc=args[1])
+    )
+    export_run(tmp_path, tmp_path / "bundle")
+    assert (found["method"], found["solver"]) == (method, solver)
+    assert (found["lc"] is not None) == (method == "deq")
+
+
+def test_a_run_without_pretraining_has_no_denoiser(run_dir, tmp_path):
+    config = replace(
+        load_config(run_dir / CONFIG_FILE), pretrain=PretrainConfig(rdn=PretrainRdnConfig(steps=0))
+    )
+    save_config(tmp_path, config)
+    save_weights(tmp_path / PRETRAINED_WEIGHTS, build_model(config.model))
+    with pytest.raises(InputError, match="did not pre-train its image prior"):
+        export_denoiser(tmp_path, tmp_path / "bundle")
 
 
 class DifferentWhenTraced(nn.Module):

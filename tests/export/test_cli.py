@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from engine.bundle import load_bundle
 from engine.calibration import calibrate
+from engine.fixed_point import FixedPointConfig
 from engine.operators_file import load_operators
 from export.cli import main
 
@@ -38,6 +39,20 @@ def test_a_run_becomes_a_bundle(exported):
     assert len(manifest.training["parity"]["iterations"]) == 3
 
 
+def test_the_pretrained_image_prior_of_a_run_becomes_a_denoiser(run_dir, tmp_path):
+    result = run(run_dir, tmp_path / "denoiser", "--denoiser")
+    assert result.exit_code == 0, result.output
+    assert f"wrote {tmp_path / 'denoiser'}" in result.output
+    manifest = load_bundle(tmp_path / "denoiser").manifest
+    assert (manifest.name, manifest.method) == ("small run-denoiser", "pp-mpi")
+    assert manifest.solver == FixedPointConfig(memory=0, tolerance=0.0, max_iterations=150)
+    assert {entry.name for entry in (tmp_path / "denoiser").iterdir()} == {"manifest.json", "rdn.onnx"}
+    assert manifest.training["parity"].keys() == {"rdn", "step", "image", "iterations"}
+    assert manifest.training["parity"]["iterations"] == [[150, 150]] * 3
+    assert manifest.training["config"]["pretrain"]["rdn"]["noise"] == [0.1, 0.1]
+    assert "best_validation" not in manifest.training
+
+
 def test_no_folder_of_the_training_machine_is_published(exported):
     text = (exported[1] / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text)["training"]["config"]["data"]["system_matrix"] == "system-matrix.mdf"
@@ -59,7 +74,8 @@ def fails(result, exit_code, words):
 
 
 def test_a_missing_run_is_bad_input(tmp_path):
-    fails(run(tmp_path / "absent", tmp_path / "bundle"), 2, "config.toml")
+    for options in ([], ["--denoiser"]):
+        fails(run(tmp_path / "absent", tmp_path / "bundle", *options), 2, "config.toml")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,11 +10,12 @@ from torch import nn
 
 from engine.fixed_point import FixedPointConfig
 from export.errors import ParityError
+from export.learned_blocks import LearnedBlocks
 from export.parity import (
+    IMAGE_TOLERANCE,
     ITERATION_TOLERANCE,
     NETWORK_TOLERANCE,
     ParityReport,
-    as_callable,
     measure_parity,
     relative_error,
 )
@@ -31,6 +32,11 @@ def problem() -> ParityProblem:
     return parity_problem(synthetic_operators())
 
 
+@pytest.fixture(scope="module")
+def blocks(rdn, lc) -> LearnedBlocks:
+    return LearnedBlocks.of_networks(rdn, lc)
+
+
 def test_problem_is_at_the_regime_of_the_method(problem):
     operators = problem.operators
     assert np.linalg.norm(operators.system_matrix, 2) == pytest.approx(25.0, rel=1e-5)
@@ -44,41 +50,60 @@ def test_problem_is_at_the_regime_of_the_method(problem):
             assert np.std(frame - clean) == pytest.approx(spread, rel=NOISE_TOLERANCE)
 
 
-def test_equal_networks_show_no_difference(rdn, lc, problem):
-    report = measure_parity(rdn, lc, as_callable(rdn), as_callable(lc), problem, SOLVER)
-    assert (report.rdn, report.lc, report.step, report.image) == (0.0, 0.0, 0.0, 0.0)
+def test_equal_networks_show_no_difference(blocks, problem):
+    report = measure_parity(blocks, blocks, problem, "deq", SOLVER)
+    assert report.networks == {"rdn": 0.0, "lc": 0.0}
+    assert (report.step, report.image) == (0.0, 0.0)
     assert report.iterations == ((4, 4),) * len(SNRS_DB)
     report.require()
 
 
-def test_a_slightly_different_image_prior_is_measured_and_refused(rdn, lc, problem):
-    prior = as_callable(rdn)
-    report = measure_parity(rdn, lc, lambda v: prior(v) * np.float32(1.001), as_callable(lc), problem, SOLVER)
+@pytest.mark.parametrize(
+    ("method", "solver", "iterations"),
+    [("deq-ball", SOLVER, 4), ("pp-mpi", SOLVER, 4), ("unrolled", SOLVER, 4), ("end-to-end", None, 0)],
+)
+def test_every_method_of_one_network_is_solved_with_it(blocks, problem, method, solver, iterations):
+    exact = LearnedBlocks(blocks.prior, None)
+    report = measure_parity(exact, exact, problem, method, solver)
+    assert report.networks == {"rdn": 0.0}
+    assert (report.step, report.image) == (0.0, 0.0)
+    assert report.iterations == ((iterations, iterations),) * len(SNRS_DB)
+    changed = LearnedBlocks(lambda v: blocks.prior(v) * np.float32(1.1), None)
+    report = measure_parity(exact, changed, problem, method, solver)
+    assert report.image > IMAGE_TOLERANCE
+    with pytest.raises(ParityError, match="rdn "):
+        report.require()
+
+
+def test_a_slightly_different_image_prior_is_measured_and_refused(blocks, problem):
+    changed = dataclasses.replace(blocks, prior=lambda v: blocks.prior(v) * np.float32(1.001))
+    report = measure_parity(blocks, changed, problem, "deq", SOLVER)
     # Outputs are four fifths of the inputs, whose largest value is the scale of the comparison.
-    assert report.rdn == pytest.approx(8e-4, rel=0.1)
-    assert report.lc == 0.0
+    assert report.networks["rdn"] == pytest.approx(8e-4, rel=0.1)
+    assert report.networks["lc"] == 0.0
     assert report.step > 0.0
     assert report.image > 0.0
     with pytest.raises(ParityError, match=r"rdn 0\.0008 \(limit 1e-05\)"):
         report.require()
 
 
-def test_an_unguarded_division_by_a_zero_difference_is_refused(rdn, lc, problem):
+def test_an_unguarded_division_by_a_zero_difference_is_refused(blocks, problem):
     def unguarded(v, y, mask, epsilon):
         with np.errstate(invalid="ignore"):
             norm = np.linalg.norm((v - y).reshape(len(v), -1), axis=1).reshape(epsilon.shape)
             return (y + (v - y) / norm * np.minimum(norm, epsilon)).astype(np.float32)
 
-    report = measure_parity(rdn, lc, as_callable(rdn), unguarded, problem, SOLVER)
-    assert math.isnan(report.lc)
+    changed = dataclasses.replace(blocks, consistency=unguarded)
+    report = measure_parity(blocks, changed, problem, "deq", SOLVER)
+    assert math.isnan(report.networks["lc"])
     with pytest.raises(ParityError, match="lc nan"):
         report.require()
 
 
-def test_no_frames_are_refused(rdn, lc, problem):
+def test_no_frames_are_refused(blocks, problem):
     empty = ParityProblem(problem.operators, problem.frames[:0], problem.sigmas[:0])
     with pytest.raises(ParityError, match="nothing was compared"):
-        measure_parity(rdn, lc, as_callable(rdn), as_callable(lc), empty, SOLVER)
+        measure_parity(blocks, blocks, empty, "deq", SOLVER)
 
 
 class Silent(nn.Module):
@@ -86,32 +111,30 @@ class Silent(nn.Module):
         return torch.relu(v * 0 - 1)
 
 
-def test_an_image_prior_that_knows_only_the_zero_image_is_refused(lc, problem):
-    silent = Silent()
+def test_an_image_prior_that_knows_only_the_zero_image_is_refused(problem):
+    silent = LearnedBlocks.of_networks(Silent(), None)
     with pytest.raises(ParityError, match="zero image"):
-        measure_parity(silent, lc, as_callable(silent), as_callable(lc), problem, SOLVER)
+        measure_parity(silent, silent, problem, "end-to-end", None)
 
 
-def test_wrapping_leaves_the_module_as_it_is():
-    module = nn.Dropout(0.5).train()
-    v = np.ones((2, 3), np.float32)
-    np.testing.assert_array_equal(as_callable(module)(v), v)  # evaluation mode
-    assert module.training
-
-
-PASSING = ParityReport(rdn=1e-7, lc=1e-7, step=1e-4, image=1e-4, iterations=((7, 7), (25, 24)))
+PASSING = ParityReport({"rdn": 1e-7, "lc": 1e-7}, step=1e-4, image=1e-4, iterations=((7, 7), (25, 24)))
 
 
 def test_a_good_report_passes():
     PASSING.require()
-    assert PASSING.to_dict()["iterations"] == [[7, 7], [25, 24]]
+    figures = PASSING.to_dict()
+    assert figures["iterations"] == [[7, 7], [25, 24]]
+    assert (figures["rdn"], figures["lc"], figures["step"]) == (1e-7, 1e-7, 1e-4)
 
 
-@pytest.mark.parametrize("field", ["rdn", "lc", "step", "image"])
+@pytest.mark.parametrize("figure", ["rdn", "lc", "step", "image"])
 @pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
-def test_each_figure_is_judged(field, value):
-    with pytest.raises(ParityError, match=f"differ from the networks: {field} ") as caught:
-        dataclasses.replace(PASSING, **{field: value}).require()
+def test_each_figure_is_judged(figure, value):
+    changes = (
+        {"networks": {**PASSING.networks, figure: value}} if figure in PASSING.networks else {figure: value}
+    )
+    with pytest.raises(ParityError, match=f"differ from the networks: {figure} ") as caught:
+        dataclasses.replace(PASSING, **changes).require()
     assert len(str(caught.value).splitlines()) == 1
 
 

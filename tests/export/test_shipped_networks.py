@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.bundle import load_bundle
-from engine.sessions import OnnxConsistency, OnnxPrior
+from export.learned_blocks import LearnedBlocks
 from export.parity import measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
 from trainer.checkpoint import load_networks
@@ -26,16 +26,11 @@ N_TREES = 6
 def test_the_shipped_bundle_is_the_run_in_models() -> None:
     rdn, lc, config = load_networks(RUN)
     bundle = load_bundle()
-    report = measure_parity(
-        rdn,
-        lc,
-        OnnxPrior(bundle),
-        OnnxConsistency(bundle),
-        parity_problem(synthetic_operators()),
-        config.solver.forward,
-    )
-    report.require()
+    networks, graphs = LearnedBlocks.of_networks(rdn, lc), LearnedBlocks.of_bundle(bundle)
+    problem = parity_problem(synthetic_operators())
+    measure_parity(networks, graphs, problem, config.method, config.solver.forward).require()
     assert bundle.manifest.name == config.name
+    assert bundle.manifest.method == config.method
     assert bundle.manifest.solver == config.solver.forward
 
 

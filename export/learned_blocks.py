@@ -1,0 +1,105 @@
+"""The learned blocks of a method, as torch networks or as ONNX graphs, behind the engine's solvers."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.bundle import Bundle
+from engine.fixed_point import FixedPointConfig
+from engine.operators import Operators
+from engine.protocols import Consistency, ImagePrior
+from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.solvers.ball_equilibrium import BallEquilibrium
+from engine.solvers.end_to_end import EndToEnd
+from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.frame_solver import FrameSolver
+from engine.solvers.unrolled import Unrolled
+from export.errors import ExportError
+
+Network = Callable[..., NDArray[Any]]
+
+
+FIXED_NUMBER_OF_STEPS = frozenset({"pp-mpi", "unrolled"})
+"""Methods that take a set number of plain steps of one map, the ball-constrained ADMM iteration."""
+
+
+@dataclass(frozen=True)
+class LearnedBlocks:
+    """What the engine's solvers call of a model.
+
+    Attributes
+    ----------
+    prior : ImagePrior
+        Psi_RDN.
+    consistency : Consistency or None
+        Psi_LC, for the method that has one.
+    """
+
+    prior: ImagePrior
+    consistency: Consistency | None
+
+    @classmethod
+    def of_networks(cls, rdn: nn.Module, lc: nn.Module | None) -> "LearnedBlocks":
+        """Wrap copies of torch networks; they run on the CPU."""
+        return cls(as_callable(rdn), None if lc is None else as_callable(lc))
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> "LearnedBlocks":
+        """Open the graphs of a bundle with ONNX Runtime on the CPU."""
+        has_lc = "lc" in bundle.manifest.networks
+        return cls(OnnxPrior(bundle), OnnxConsistency(bundle) if has_lc else None)
+
+
+def as_callable(module: nn.Module) -> Network:
+    """Wrap a copy of a torch module as a function of float32 arrays, for the engine's solvers."""
+    network = copy.deepcopy(module).cpu().eval()
+
+    def call(*inputs: NDArray[np.float32]) -> NDArray[Any]:
+        with torch.no_grad():
+            # Copies: the engine reuses its arrays, and torch may return a view of an input.
+            result: NDArray[Any] = network(*(torch.tensor(value) for value in inputs)).numpy()
+        return result
+
+    return call
+
+
+def open_solver(
+    method: str, operators: Operators, blocks: LearnedBlocks, config: FixedPointConfig | None
+) -> FrameSolver:
+    """Put learned blocks into the engine's solver of their method.
+
+    Parameters
+    ----------
+    method : str
+        One of `engine.manifest.NETWORKS`.
+    operators : Operators
+        Of the system matrix.
+    blocks : LearnedBlocks
+        The blocks that the method has.
+    config : FixedPointConfig or None
+        Solver settings; unused by a method that does not iterate.
+
+    Raises
+    ------
+    ExportError
+        If the method needs a block or settings that are not given, or is unknown.
+    """
+    if method == EndToEnd.method:
+        return EndToEnd(operators, blocks.prior)
+    if config is not None:
+        if method == Equilibrium.method and blocks.consistency is not None:
+            return Equilibrium(operators, blocks.prior, blocks.consistency, config)
+        if method == BallEquilibrium.method:
+            return BallEquilibrium(operators, blocks.prior, config)
+        if method in FIXED_NUMBER_OF_STEPS:
+            return Unrolled(operators, blocks.prior, config.max_iterations)
+    raise ExportError(
+        f"method {method!r} with solver settings {config} and data consistency {blocks.consistency}; "
+        "expected a method of networks with what it iterates: check the arguments of the export"
+    )
