@@ -9,7 +9,7 @@ import hashlib
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,14 +21,18 @@ from export.parity import ParityReport
 from trainer.consistency import ball_factor
 from trainer.rdn import ResidualDenseNetwork
 
-RDN_PREFIX = "f.sharedNet."
-LC_PREFIX = "f.consistencyNet."
+MODEL_PREFIX = "f."
+"""Names in a checkpoint of the whole model begin so; those in the denoiser's do not."""
+
+RDN_PREFIX = f"{MODEL_PREFIX}sharedNet."
+LC_PREFIX = f"{MODEL_PREFIX}consistencyNet."
 FEATURES = 12
 GROWTH = 12
 BLOCKS = 4
 LAYERS = 4
 LC_FEATURES = 8
 LC_KERNEL = 3
+KINDS = ("weight", "bias")
 
 MAX_LISTED_NAMES = 4
 """Names of differing tensors listed in an error; the rest are counted."""
@@ -85,25 +89,39 @@ def load_iconlab(
         If the file cannot be read safely, or holds other names, shapes or types.
     """
     path = Path(checkpoint)
-    weights = _read(path)
-    rdn = ResidualDenseNetwork(FEATURES, GROWTH, BLOCKS, LAYERS)
-    lc = ReleasedConsistency()
-    sources = _rdn_sources() | _lc_sources()
-    targets = {f"rdn.{k}": v for k, v in rdn.state_dict().items()}
-    targets |= {f"lc.{k}": v for k, v in lc.state_dict().items()}
-    _check_architecture(path, weights, {sources[name]: value for name, value in targets.items()})
-    rdn.load_state_dict({k: _transposed(weights[sources[f"rdn.{k}"]]) for k in rdn.state_dict()})
-    lc.load_state_dict({k: _row_kernel(weights[sources[f"lc.{k}"]]) for k in lc.state_dict()})
-    return rdn.eval(), lc.eval()
+    return _joint_networks(path, _read(path))
 
 
-def import_iconlab(checkpoint: str | os.PathLike[str], bundle_dir: str | os.PathLike[str]) -> ParityReport:
-    """Turn a published DEQ-MPI checkpoint into a bundle that the engine runs.
+def load_iconlab_denoiser(checkpoint: str | os.PathLike[str]) -> ResidualDenseNetwork:
+    """Read the published denoiser, the prior of PP-MPI, as a network for our image orientation.
 
     Parameters
     ----------
     checkpoint : path-like
-        A `.pth` file of the authors with both networks.
+        The authors' `ppmpi_denoiser.pth`: the RDN alone.
+
+    Returns
+    -------
+    ResidualDenseNetwork
+        In evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read safely, or holds other names, shapes or types.
+    """
+    path = Path(checkpoint)
+    return _denoiser(path, _read(path))
+
+
+def import_iconlab(checkpoint: str | os.PathLike[str], bundle_dir: str | os.PathLike[str]) -> ParityReport:
+    """Turn a published checkpoint into a bundle that the engine runs.
+
+    Parameters
+    ----------
+    checkpoint : path-like
+        A `.pth` file of the authors: both networks give a bundle of the method deq, the denoiser alone one
+        of the method pp-mpi.
     bundle_dir : path-like
         Folder to write; an existing bundle is replaced.
 
@@ -115,27 +133,58 @@ def import_iconlab(checkpoint: str | os.PathLike[str], bundle_dir: str | os.Path
     Raises
     ------
     CheckpointError
-        If the file is not one of the published DEQ-MPI checkpoints.
+        If the file is not one of the published checkpoints.
     BundleError
         If `bundle_dir` exists and is not a bundle.
     ParityError
         If the graphs do not reproduce the networks.
     """
     path = Path(checkpoint)
-    rdn, lc = load_iconlab(path)
+    weights = _read(path)
+    facts = {
+        "source": "https://github.com/icon-lab/DEQ-MPI",
+        "checkpoint": path.name,
+        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    rdn: nn.Module
+    lc: nn.Module | None
+    if any(name.startswith(MODEL_PREFIX) for name in weights):
+        method, (rdn, lc) = "deq", _joint_networks(path, weights)
+        facts["consistency"] = "released formula, kernels along the flattened dense layout"
+    else:
+        method, rdn, lc = "pp-mpi", _denoiser(path, weights), None
     return export_networks(
         rdn,
         lc,
         bundle_dir,
         name=f"iconlab-{path.stem}",
         description="Weights published by the authors (doi:10.1109/TMI.2023.3300704), MIT licence.",
-        training={
-            "source": "https://github.com/icon-lab/DEQ-MPI",
-            "checkpoint": path.name,
-            "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "consistency": "released formula, kernels along the flattened dense layout",
-        },
+        training=facts,
+        method=method,
     )
+
+
+def _joint_networks(path: Path, weights: Weights) -> tuple[ResidualDenseNetwork, ReleasedConsistency]:
+    rdn, lc = _new_rdn(), ReleasedConsistency()
+    rdn_names, lc_names = _rdn_names(RDN_PREFIX), _lc_names()
+    twins = {f"{LC_PREFIX}midConvs.0.{kind}": f"{LC_PREFIX}convs.0.{kind}" for kind in KINDS}
+    shapes = _released_shapes(rdn, rdn_names) | _released_shapes(lc, lc_names)
+    shapes |= {twin: shapes[name] for twin, name in twins.items()}
+    _check_architecture(path, weights, shapes, twins)
+    rdn.load_state_dict({ours: _transposed(weights[theirs]) for ours, theirs in rdn_names.items()})
+    lc.load_state_dict({ours: _row_kernel(weights[theirs]) for ours, theirs in lc_names.items()})
+    return rdn.eval(), lc.eval()
+
+
+def _denoiser(path: Path, weights: Weights) -> ResidualDenseNetwork:
+    rdn, names = _new_rdn(), _rdn_names("")
+    _check_architecture(path, weights, _released_shapes(rdn, names), {})
+    rdn.load_state_dict({ours: _transposed(weights[theirs]) for ours, theirs in names.items()})
+    return rdn.eval()
+
+
+def _new_rdn() -> ResidualDenseNetwork:
+    return ResidualDenseNetwork(FEATURES, GROWTH, BLOCKS, LAYERS)
 
 
 def _read(path: Path) -> Weights:
@@ -155,7 +204,7 @@ def _read(path: Path) -> Weights:
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}; expected a state dict of named tensors: "
-            "give one of the published deqmpi_psnr*.pth files"
+            "give one of the published deqmpi_psnr*.pth files or ppmpi_denoiser.pth"
         )
     return dict(content)
 
@@ -166,30 +215,40 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _rdn_sources() -> dict[str, str]:
+def _rdn_names(prefix: str) -> dict[str, str]:
+    """Our name of each parameter of the image prior, and theirs."""
     layers = {"entry": "conv0", "shallow": "conv1", "fuse": "conv2", "merge": "conv3", "exit": "conv4"}
     for block in range(BLOCKS):
         for layer in range(LAYERS):
             layers[f"blocks.{block}.layers.{layer}"] = f"rdbs.{block}.local_res_block.{layer}.conv"
         layers[f"blocks.{block}.fuse"] = f"rdbs.{block}.last_conv"
-    return dict(_parameters("rdn.", layers, RDN_PREFIX))
+    return _parameter_names(layers, prefix)
 
 
-def _lc_sources() -> dict[str, str]:
-    return dict(_parameters("lc.", {"entry": "conv0", "hidden": "convs.0", "exit": "convL"}, LC_PREFIX))
+def _lc_names() -> dict[str, str]:
+    """Our name of each parameter of the data consistency, and theirs."""
+    return _parameter_names({"entry": "conv0", "hidden": "convs.0", "exit": "convL"}, LC_PREFIX)
 
 
-def _parameters(ours: str, layers: Mapping[str, str], theirs: str) -> Iterator[tuple[str, str]]:
-    for target, source in layers.items():
-        for kind in ("weight", "bias"):
-            yield f"{ours}{target}.{kind}", f"{theirs}{source}.{kind}"
+def _parameter_names(layers: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {f"{ours}.{kind}": f"{prefix}{theirs}.{kind}" for ours, theirs in layers.items() for kind in KINDS}
 
 
-def _check_architecture(path: Path, weights: Weights, expected: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and types with the released architecture, then the tensor saved twice."""
-    twins = {f"{LC_PREFIX}midConvs.0.{kind}": f"{LC_PREFIX}convs.0.{kind}" for kind in ("weight", "bias")}
-    shapes = {name: _released_shape(name, value) for name, value in expected.items()}
-    shapes |= {twin: shapes[name] for twin, name in twins.items()}
+def _released_shapes(network: nn.Module, names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shape in the checkpoint of every parameter of a network, by its name there."""
+    return {names[ours]: _released_shape(names[ours], value) for ours, value in network.state_dict().items()}
+
+
+def _released_shape(name: str, ours: Tensor) -> tuple[int, ...]:
+    """Shape in the checkpoint: LC kernels are one-dimensional there."""
+    shape = tuple(ours.shape)
+    return (*shape[:2], shape[3]) if name.startswith(LC_PREFIX) and len(shape) == 4 else shape
+
+
+def _check_architecture(
+    path: Path, weights: Weights, shapes: Mapping[str, tuple[int, ...]], twins: Mapping[str, str]
+) -> None:
+    """Compare names, shapes and types with the released architecture, then the tensors saved twice."""
     problems = [f"no {name} {shape}" for name, shape in shapes.items() if name not in weights]
     problems += [f"unknown {name} {tuple(weights[name].shape)}" for name in weights if name not in shapes]
     for name in shapes.keys() & weights.keys():
@@ -204,15 +263,9 @@ def _check_architecture(path: Path, weights: Weights, expected: Mapping[str, Ten
         rest = len(problems) - MAX_LISTED_NAMES
         listed = "; ".join(sorted(problems)[:MAX_LISTED_NAMES]) + (f"; and {rest} more" if rest > 0 else "")
         raise CheckpointError(
-            f"{path.name} is of another architecture: {listed}; expected the released DEQ-MPI networks "
-            "(RDN 12 features, growth 12, 4 x 4; LC 4-8-8-2): give one of the deqmpi_psnr*.pth files"
+            f"{path.name} is of another architecture: {listed}; expected the released networks (RDN 12 "
+            "features, growth 12, 4 x 4; LC 4-8-8-2): give a deqmpi_psnr*.pth file or ppmpi_denoiser.pth"
         )
-
-
-def _released_shape(name: str, ours: Tensor) -> tuple[int, ...]:
-    """Shape in the checkpoint: LC kernels are one-dimensional there."""
-    shape = tuple(ours.shape)
-    return (*shape[:2], shape[3]) if name.startswith(LC_PREFIX) and len(shape) == 4 else shape
 
 
 def _transposed(value: Tensor) -> Tensor:

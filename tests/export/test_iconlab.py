@@ -8,8 +8,9 @@ import torch
 
 from engine.fixed_point import FixedPointConfig
 from export.errors import CheckpointError, ParityError
-from export.iconlab import ReleasedConsistency, load_iconlab
-from export.parity import as_callable, measure_parity
+from export.iconlab import ReleasedConsistency, load_iconlab, load_iconlab_denoiser
+from export.learned_blocks import LearnedBlocks
+from export.parity import measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
 
 FORMULA_TOLERANCE = 1e-12
@@ -84,9 +85,9 @@ def saved(tmp_path):
     return save
 
 
-def refuse(path, words):
+def refuse(path, words, load=load_iconlab):
     with pytest.raises(CheckpointError, match=words) as caught:
-        load_iconlab(path)
+        load(path)
     assert len(str(caught.value).splitlines()) == 1
     assert caught.value.exit_code == 2
 
@@ -94,6 +95,11 @@ def refuse(path, words):
 @pytest.mark.parametrize("name", ["ppmpi_denoiser.pth", "lc_pretrained.pth"])
 def test_a_checkpoint_with_one_of_the_networks_is_refused(iconlab, name):
     refuse(iconlab / name, r"another architecture: no f\.\w+Net\..*and \d+ more")
+
+
+@pytest.mark.parametrize("name", ["deqmpi_psnr20.pth", "lc_pretrained.pth"])
+def test_a_denoiser_is_the_image_prior_alone(iconlab, name):
+    refuse(iconlab / name, r"another architecture: .*no conv1\.bias.*and \d+ more", load_iconlab_denoiser)
 
 
 def test_another_shape_is_refused(weights, saved):
@@ -146,7 +152,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path, save):
 
 def test_a_collapsed_checkpoint_is_refused(iconlab):
     """The image prior published for 40 dB returns zero for every image; nothing can be made with it."""
-    rdn, lc = load_iconlab(iconlab / "deqmpi_psnr40.pth")
+    blocks = LearnedBlocks.of_networks(*load_iconlab(iconlab / "deqmpi_psnr40.pth"))
     problem = parity_problem(synthetic_operators())
     with pytest.raises(ParityError, match="zero image"):
-        measure_parity(rdn, lc, as_callable(rdn), as_callable(lc), problem, FixedPointConfig())
+        measure_parity(blocks, blocks, problem, "deq", FixedPointConfig())

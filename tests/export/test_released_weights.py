@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from engine.admm_step import AdmmStep
-from engine.bundle import Bundle
+from engine.bundle import Bundle, load_bundle
 from engine.fixed_point import FixedPointConfig, solve_fixed_point
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.operators import Acquisition, Operators, RowLayout
 from engine.sessions import OnnxConsistency, OnnxPrior
-from export.iconlab import load_iconlab
-from export.parity import as_callable
+from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
+from export.learned_blocks import as_callable
 from trainer.admm_step import AdmmStep as TorchAdmmStep
 from trainer.anderson import solve_batch
 from trainer.linear_operators import TorchOperators
@@ -128,16 +128,26 @@ def test_image_prior_equals_theirs(blocks, published):
     assert relative_error(blocks[0](v), expected) < NETWORK_TOLERANCE
 
 
-def test_denoiser_has_the_same_architecture(iconlab, published, tmp_path):
-    """The pre-trained denoiser holds one network only; joined with an LC block it imports like the rest."""
-    weights = torch.load(iconlab / "deqmpi_psnr20.pth", map_location="cpu", weights_only=True)
-    denoiser = torch.load(iconlab / "ppmpi_denoiser.pth", map_location="cpu", weights_only=True)
-    weights.update({f"f.sharedNet.{name}": value for name, value in denoiser.items()})
-    torch.save(weights, tmp_path / "joined.pth")
-    rdn, _ = load_iconlab(tmp_path / "joined.pth")
+@pytest.fixture(scope="module")
+def denoiser_bundle(iconlab, tmp_path_factory) -> Bundle:
+    path = tmp_path_factory.mktemp("bundles") / "denoiser"
+    import_iconlab(iconlab / "ppmpi_denoiser.pth", path)
+    return load_bundle(path)
+
+
+def test_denoiser_equals_theirs(iconlab, denoiser_bundle, published):
     v = published.images("denoiser_input").reshape(4, 1, COLUMNS, ROWS)
     expected = published.images("denoiser_output").reshape(v.shape)
-    assert relative_error(as_callable(rdn)(v), expected) < NETWORK_TOLERANCE
+    in_torch = as_callable(load_iconlab_denoiser(iconlab / "ppmpi_denoiser.pth"))
+    for prior in (in_torch, OnnxPrior(denoiser_bundle)):
+        assert relative_error(prior(v), expected) < NETWORK_TOLERANCE
+
+
+def test_denoiser_becomes_a_bundle_of_plug_and_play(denoiser_bundle):
+    manifest = denoiser_bundle.manifest
+    assert (manifest.name, manifest.method) == ("iconlab-ppmpi_denoiser", "pp-mpi")
+    assert list(manifest.networks) == ["rdn"]
+    assert manifest.solver == FixedPointConfig(memory=0, tolerance=0.0, max_iterations=150)
 
 
 def test_data_consistency_equals_theirs(blocks, published):
