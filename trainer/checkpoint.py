@@ -1,8 +1,8 @@
 """The run folder: configuration, weights, and the state from which a run resumes exactly.
 
 config.toml               the configuration with every default spelled out
-weights.safetensors       the weights of the best validation so far (keys rdn.* and lc.*)
-pretrained.safetensors    the weights at the start of the equilibrium training
+weights.safetensors       the weights of the best validation so far (keys rdn.* and, with Psi_LC, lc.*)
+pretrained.safetensors    the weights before the first stage
 last.safetensors          the weights of the last checkpoint
 state.pt                  position, weights, optimizer and random state of the last checkpoint
 metrics.jsonl             one record per step and validation
@@ -18,14 +18,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.atomic_write import atomic_path
 from engine.errors import InputError
-from trainer.config import ModelConfig, TrainConfig, load_config, resolved_toml
-from trainer.consistency import LearnedConsistency
+from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolved_toml
+from trainer.consistency import BallProjection, LearnedConsistency
+from trainer.end_to_end import EndToEndModel
 from trainer.equilibrium import EquilibriumModel
 from trainer.rdn import ResidualDenseNetwork
+from trainer.reconstruction_model import ReconstructionModel
+from trainer.unrolled import UnrolledModel
 
 BEST_WEIGHTS = "weights.safetensors"
 PRETRAINED_WEIGHTS = "pretrained.safetensors"
@@ -63,13 +66,19 @@ class RunState:
     generator: Tensor
 
 
-def build_model(config: ModelConfig) -> EquilibriumModel:
-    """Make the two networks of a configuration, in torch's default initialisation."""
-    rdn, lc = config.rdn, config.lc
-    return EquilibriumModel(
-        ResidualDenseNetwork(rdn.features, rdn.growth, rdn.blocks, rdn.layers),
-        LearnedConsistency(lc.features, lc.hidden_layers, lc.kernel),
-    )
+def build_model(config: ModelConfig, method: Method = "deq") -> ReconstructionModel:
+    """Make the networks of a method in torch's default initialisation."""
+    rdn = ResidualDenseNetwork(config.rdn.features, config.rdn.growth, config.rdn.blocks, config.rdn.layers)
+    match method:
+        case "deq":
+            lc = config.lc
+            return EquilibriumModel(rdn, LearnedConsistency(lc.features, lc.hidden_layers, lc.kernel))
+        case "deq-ball":
+            return EquilibriumModel(rdn, BallProjection())
+        case "unrolled":
+            return UnrolledModel(rdn)
+        case "end-to-end":
+            return EndToEndModel(rdn)
 
 
 def save_config(run_dir: Path, config: TrainConfig) -> None:
@@ -78,14 +87,14 @@ def save_config(run_dir: Path, config: TrainConfig) -> None:
         temporary.write_text(resolved_toml(config), encoding="utf-8")
 
 
-def save_weights(path: Path, model: EquilibriumModel) -> None:
-    """Write the weights of both networks as safetensors."""
+def save_weights(path: Path, model: ReconstructionModel) -> None:
+    """Write the weights of a model's networks as safetensors."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(weights))
 
 
-def load_weights(path: Path, model: EquilibriumModel) -> None:
+def load_weights(path: Path, model: ReconstructionModel) -> None:
     """Read weights into a model.
 
     Raises
@@ -93,21 +102,54 @@ def load_weights(path: Path, model: EquilibriumModel) -> None:
     InputError
         If the file is missing or no weights file, or its names or shapes are not those of the model.
     """
+    weights = _read_weights(path)
+    _require_names_and_shapes(path, weights, model.state_dict())
+    model.load_state_dict(weights)
+
+
+def load_network(path: Path, network: nn.Module, name: str) -> None:
+    """Read the weights of one network out of a weights file.
+
+    Parameters
+    ----------
+    path : Path
+        Weights file of a run of any method.
+    network : Module
+    name : str
+        "rdn" or "lc".
+
+    Raises
+    ------
+    InputError
+        As in `load_weights`; other networks in the file do not matter.
+    """
+    prefix = f"{name}."
+    weights = {key: value for key, value in _read_weights(path).items() if key.startswith(prefix)}
+    own = {prefix + key: value for key, value in network.state_dict().items()}
+    _require_names_and_shapes(path, weights, own)
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"no weights at {path}; expected a weights file of a run: train further or check the path"
         )
     try:
-        weights = load_file(path)
+        weights: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no safetensors file ({error}); expected the weights of a run") from error
-    own = model.state_dict()
+    return weights
+
+
+def _require_names_and_shapes(path: Path, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
     for key in sorted(own.keys() | weights.keys()):
         got = tuple(weights[key].shape) if key in weights else "nothing"
         expected = tuple(own[key].shape) if key in own else "nothing"
         if got != expected:
-            raise InputError(f"{path} holds {got} for {key}; expected {expected}: check the [model] table")
-    model.load_state_dict(weights)
+            raise InputError(
+                f"{path} holds {got} for {key}; expected {expected}: check the [model] table and the method"
+            )
 
 
 def save_state(run_dir: Path, state: RunState) -> None:
@@ -139,26 +181,42 @@ def load_state(run_dir: Path) -> RunState:
         raise InputError(f"{path} is not a checkpoint of this program ({reason}); start a new run") from error
 
 
-def load_networks(run_dir: Path | str) -> tuple[ResidualDenseNetwork, LearnedConsistency, TrainConfig]:
-    """Read the best networks of a run, in evaluation mode.
+def load_model(run_dir: Path | str, weights: str = BEST_WEIGHTS) -> tuple[ReconstructionModel, TrainConfig]:
+    """Read the model of a run, in evaluation mode.
 
     Parameters
     ----------
     run_dir : path
+    weights : str, optional
+        Which weights file of the run: `BEST_WEIGHTS`, `PRETRAINED_WEIGHTS` or `LAST_WEIGHTS`.
 
     Returns
     -------
-    rdn, lc, config
+    model, config
 
     Raises
     ------
     InputError
-        If the folder is not that of a run with validated weights.
+        If the folder is not that of a run, or holds no such weights.
     """
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG_FILE).is_file():
         raise InputError(f"{run_dir} holds no {CONFIG_FILE}; expected the folder of a training run")
     config = load_config(run_dir / CONFIG_FILE)
-    model = build_model(config.model)
-    load_weights(run_dir / BEST_WEIGHTS, model)
-    return model.rdn, model.lc, config
+    model = build_model(config.model, config.method)
+    load_weights(run_dir / weights, model)
+    return model, config
+
+
+def load_networks(
+    run_dir: Path | str, weights: str = BEST_WEIGHTS
+) -> tuple[ResidualDenseNetwork, LearnedConsistency | None, TrainConfig]:
+    """Read the networks of a run, in evaluation mode; parameters and errors as in `load_model`.
+
+    Returns
+    -------
+    rdn, lc, config
+        `lc` is None for a method without learned consistency.
+    """
+    model, config = load_model(run_dir, weights)
+    return model.rdn, model.learned_consistency, config

@@ -14,6 +14,12 @@ from engine.errors import ConfigError
 from engine.fixed_point import FixedPointConfig
 from trainer.settings import from_table, require, to_toml
 
+Method = Literal["deq", "deq-ball", "unrolled", "end-to-end"]
+"""How the networks make an image of a measurement; see `TrainConfig.method`."""
+
+NO_ITERATION = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=1)
+"""The budget of a method that evaluates its network once."""
+
 
 def _require_range(key: str, value: tuple[float, float], *, lowest: float, strict: bool) -> None:
     low, high = value
@@ -127,12 +133,16 @@ class PretrainRdnConfig:
 
     Attributes
     ----------
+    weights : str or None
+        Weights file (safetensors) of a run of any method; Psi_RDN starts from the one it holds, and
+        pre-training continues from there. None for random weights.
     steps, batch_size, learning_rate
-        Optimisation; zero steps leave the network as initialised.
+        Optimisation; zero steps leave the network as it starts.
     noise : tuple of float
         Range of sigma_1, drawn log-uniformly per image, for images of peak about 1.
     """
 
+    weights: str | None = None
     steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -145,20 +155,26 @@ class PretrainRdnConfig:
 
 @dataclass(frozen=True)
 class PretrainLcConfig:
-    """Pre-training of Psi_LC to mimic the projection on the ball (Eq. 27).
+    """Pre-training of Psi_LC to mimic the projection on the ball (Eq. 27); unused by methods without Psi_LC.
 
     Noise levels are per real component of the normalised data (spectral norm of A equal to 25).
 
     Attributes
     ----------
+    weights : str or None
+        Weights file to start Psi_LC from, as for Psi_RDN.
+    target : str
+        "ball" (Eq. 27) or "noise-free": the data without noise, with which the paper compares (Sec. III.B2).
     steps, batch_size, learning_rate
-        Optimisation; zero steps leave the network as initialised.
+        Optimisation; zero steps leave the network as it starts.
     measurement_noise : tuple of float
         Range of sigma_2 (noise of y_n), drawn log-uniformly per image.
     input_noise : tuple of float
         Range of sigma_3 (noise of v_n), drawn log-uniformly per image.
     """
 
+    weights: str | None = None
+    target: Literal["ball", "noise-free"] = "ball"
     steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -173,24 +189,15 @@ class PretrainLcConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How the two networks start.
+    """How the two networks start."""
 
-    Attributes
-    ----------
-    weights : str or None
-        A weights file (safetensors) to start from; pre-training then continues from it for the steps given.
-    rdn, lc
-        The two pre-training runs.
-    """
-
-    weights: str | None = None
     rdn: PretrainRdnConfig = PretrainRdnConfig()
     lc: PretrainLcConfig = PretrainLcConfig()
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of the equilibrium training.
+    """One stage of the training of the reconstruction.
 
     Attributes
     ----------
@@ -200,11 +207,13 @@ class StageConfig:
         "implicit" (Eqs. 31-33), "one_step" (Jacobian-free: the identity in place of the inverse in
         Eq. 29) or "through_iterates" (`iterates` tracked steps from the fixed point). The duals absorb
         a bias of Psi_RDN or Psi_LC without moving x; only "implicit" sees that. With the others weights
-        drift along such directions, so give them few steps and a small learning rate.
+        drift along such directions, so give them few steps and a small learning rate. Methods without
+        an equilibrium have one gradient only.
     iterates : int
         Number of tracked steps of "through_iterates".
     max_iterations : int or None
-        Forward evaluations allowed in this stage; None for `[solver.forward]`'s.
+        Forward evaluations allowed in this stage; None for those of the reconstruction
+        (`[solver.forward]`, `[unrolled]`).
     """
 
     steps: int
@@ -223,7 +232,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The equilibrium training (Eq. 13).
+    """The training of the reconstruction (Eqs. 12, 13).
 
     Attributes
     ----------
@@ -267,20 +276,64 @@ class SolverConfig:
 
 
 @dataclass(frozen=True)
+class UnrolledConfig:
+    """The unrolled method.
+
+    Attributes
+    ----------
+    iterations : int
+        Steps N_it of Eq. (12), all of them tracked in training.
+    """
+
+    iterations: int = 5
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run; the tables of the TOML file have the names of the attributes."""
+    """A whole training run; the tables of the TOML file have the names of the attributes.
+
+    Attributes
+    ----------
+    method : str
+        "deq" (equilibrium with learned consistency), "deq-ball" (equilibrium with the projection on the l2
+        ball of Eq. 10 instead), "unrolled" (a few steps with that projection, Eq. 12) or "end-to-end"
+        (Psi_RDN applied to the least-squares image).
+    """
 
     name: str
     data: DataConfig
+    method: Method = "deq"
     seed: int = 0
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     fit: FitConfig = FitConfig()
     solver: SolverConfig = SolverConfig()
+    unrolled: UnrolledConfig = UnrolledConfig()
 
     def __post_init__(self) -> None:
         require(bool(self.name), "name", self.name, "a name for the run")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a non-negative integer below 2^63")
+        method, start = self.method, self.pretrain.lc.weights
+        require(
+            method == "deq" or start is None, "pretrain.lc.weights", start, f"no such key: {method} has no LC"
+        )
+        for stage in self.fit.stages:
+            fixed_point = method in ("deq", "deq-ball") or stage.gradient == "implicit"
+            require(fixed_point, "gradient", stage.gradient, f"no such key: {method} has no fixed point")
+
+    @property
+    def reconstruction(self) -> FixedPointConfig:
+        """How many evaluations of its map a reconstruction of the method takes, and how."""
+        match self.method:
+            case "unrolled":
+                return FixedPointConfig(memory=0, tolerance=0.0, max_iterations=self.unrolled.iterations)
+            case "end-to-end":
+                return NO_ITERATION
+            case _:
+                return self.solver.forward
 
 
 def parse_config(text: str) -> TrainConfig:

@@ -34,6 +34,14 @@ def project_ball(v: Tensor, y: Tensor, epsilon: Tensor) -> Tensor:
     return y + difference * ball_factor(difference, epsilon)
 
 
+class BallProjection(nn.Module):
+    """Psi_chi: the unlearned projection on the l2 ball (Eq. 10), called as `LearnedConsistency` is."""
+
+    def forward(self, v: Tensor, y: Tensor, _mask: Tensor, epsilon: Tensor) -> Tensor:
+        """Project v on the ball; `v` and `y` are zero where no row is selected, and so is the result."""
+        return project_ball(v, y, epsilon)
+
+
 class LearnedConsistency(nn.Module):
     """Psi_LC: convolutions along frequency, then the epsilon bound (Eqs. 24, 25).
 

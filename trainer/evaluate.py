@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from engine.errors import InputError
 from engine.mpi.phantoms import Split
 from trainer.anderson import BatchSolution
-from trainer.checkpoint import PRETRAINED_WEIGHTS, build_model, load_networks, load_weights
+from trainer.checkpoint import PRETRAINED_WEIGHTS, load_model
 from trainer.config import TrainConfig
-from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
 from trainer.problem import Scan, load_images, load_scan
+from trainer.reconstruction_model import ReconstructionModel
 from trainer.validation import FixedMeasurements, assess, least_squares, measure_once, reconstruct
 
 NOISE_SEED = 20230804
@@ -42,7 +42,7 @@ class EvaluationRow:
         SSIM of whole-image statistics (Eq. 38).
     iterations, converged, residual_p95 : float or None
         Mean evaluations of the map, share of solves that met the tolerance and 95th percentile of the
-        final residuals; None for a method without iterations.
+        final residuals; None for a method without a fixed point.
     """
 
     method: str
@@ -125,7 +125,7 @@ def evaluate(
         If the folder holds no run with validated weights, or there is nothing to evaluate.
     """
     run_dir = Path(run_dir)
-    rdn, lc, config = load_networks(run_dir)
+    fitted, config = load_model(run_dir)
     if not snr:
         raise InputError("no SNR to evaluate at; expected at least one value in dB")
     if count < 1:
@@ -135,7 +135,7 @@ def evaluate(
         images = load_images(config.data, split, count, scan.operators.grid)
     operators = TorchOperators(scan.operators)
     data_matrix = torch.tensor(scan.data_matrix)
-    methods = _methods(run_dir, EquilibriumModel(rdn, lc), config, operators)
+    methods = _methods(run_dir, fitted, config, operators)
     rows = []
     for level in snr:
         measured = measure_once(images, data_matrix, np.full(len(images), float(level)), NOISE_SEED)
@@ -147,11 +147,10 @@ Method = Callable[[torch.Tensor], tuple[NDArray[np.float32], BatchSolution | Non
 
 
 def _methods(
-    run_dir: Path, fitted: EquilibriumModel, config: TrainConfig, operators: TorchOperators
+    run_dir: Path, fitted: ReconstructionModel, config: TrainConfig, operators: TorchOperators
 ) -> dict[str, Method]:
-    pretrained = build_model(config.model)
-    load_weights(run_dir / PRETRAINED_WEIGHTS, pretrained)
-    solver = config.solver.forward
+    pretrained, _ = load_model(run_dir, PRETRAINED_WEIGHTS)
+    solver = config.reconstruction
     return {
         "least squares": lambda rows: (least_squares(operators, rows), None),
         "pre-trained": lambda rows: reconstruct(pretrained, operators, rows, solver),

@@ -1,4 +1,4 @@
-"""Fit the networks of DEQ-MPI: pre-train both, then train their fixed point."""
+"""Fit the networks of a method: pre-train them, then train the images they make."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from trainer.checkpoint import (
     STATE_FILE,
     RunState,
     build_model,
+    load_network,
     load_state,
-    load_weights,
     save_config,
 )
-from trainer.config import ModelConfig, TrainConfig, load_config
-from trainer.equilibrium import EquilibriumModel
+from trainer.config import TrainConfig, load_config
 from trainer.interruption import StopRequest
 from trainer.journal import Journal
 from trainer.optimisation import Optimisation, Validation
 from trainer.phases import make_phases
 from trainer.problem import Problem, load_problem
+from trainer.reconstruction_model import ReconstructionModel
 from trainer.validation import measure_once
 
 
 def fit(
     config: TrainConfig, run_dir: Path | str, resume: bool = False, problem: Problem | None = None
-) -> EquilibriumModel:
+) -> ReconstructionModel:
     """Train the networks and leave a run folder (see `trainer.checkpoint`).
 
     A run is reproducible on one machine and thread count, and one that was stopped and resumed ends with
@@ -45,7 +45,7 @@ def fit(
 
     Returns
     -------
-    EquilibriumModel
+    ReconstructionModel
         With the weights of the last step; those of the best validation are in the run folder.
 
     Raises
@@ -69,9 +69,9 @@ def fit(
     problem = load_problem(config.data, device) if problem is None else problem
     seeds = np.random.SeedSequence(config.seed).generate_state(3, np.uint64)
     init_seed, step_seed, validation_seed = (int(seed) % 2**63 for seed in seeds)
-    model = _initial_model(config.model, init_seed, device)
-    if state is None and config.pretrain.weights is not None:
-        load_weights(Path(config.pretrain.weights), model)
+    model = _initial_model(config, init_seed, device)
+    if state is None:
+        _load_starts(config, model)
     run = Optimisation(
         model,
         torch.Generator(device).manual_seed(step_seed),
@@ -122,14 +122,25 @@ def _require_no_run(run_dir: Path) -> None:
         raise InputError(f"{run_dir} already holds a run; resume it with --resume or choose another folder")
 
 
-def _initial_model(config: ModelConfig, seed: int, device: torch.device) -> EquilibriumModel:
+def _initial_model(config: TrainConfig, seed: int, device: torch.device) -> ReconstructionModel:
     """Initialise the networks from a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(config)
+        model = build_model(config.model, config.method)
     # The layout on which convolutions of few channels run up to twice as fast on a CPU.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
+
+
+def _load_starts(config: TrainConfig, model: ReconstructionModel) -> None:
+    """Read the weights that networks are to start from, each by itself."""
+    starts = {
+        "rdn": (model.rdn, config.pretrain.rdn.weights),
+        "lc": (model.learned_consistency, config.pretrain.lc.weights),
+    }
+    for name, (network, path) in starts.items():
+        if network is not None and path is not None:
+            load_network(Path(path), network, name)
 
 
 def _validation(config: TrainConfig, problem: Problem, seed: int) -> Validation:
@@ -137,4 +148,4 @@ def _validation(config: TrainConfig, problem: Problem, seed: int) -> Validation:
     truth, levels = problem.validation, config.data.validation_snr
     snr = np.resize(np.array(levels), len(truth))
     measurements = measure_once(truth, problem.data_matrix, snr, seed)
-    return Validation(problem.operators, measurements, config.solver.forward)
+    return Validation(problem.operators, measurements, config.reconstruction)

@@ -17,11 +17,11 @@ from trainer.checkpoint import (
     save_state,
     save_weights,
 )
-from trainer.equilibrium import EquilibriumModel
 from trainer.interruption import InterruptedRunError, StopRequest
 from trainer.journal import Journal
 from trainer.linear_operators import TorchOperators
 from trainer.phases import Phase
+from trainer.reconstruction_model import ReconstructionModel
 from trainer.validation import FixedMeasurements, assess, reconstruct
 
 
@@ -40,8 +40,8 @@ class Validation:
     measurements: FixedMeasurements
     solver: FixedPointConfig
 
-    def figures(self, model: EquilibriumModel) -> dict[str, float]:
-        """Reconstruct and return the mean pSNR, over all and per SNR, and the figures of the solve."""
+    def figures(self, model: ReconstructionModel) -> dict[str, float]:
+        """Reconstruct and return the mean pSNR, over all and per SNR, and the figures of a solve."""
         measured = self.measurements
         images, solution = reconstruct(model, self.operators, measured.rows, self.solver)
         quality = assess(images, measured.truth)
@@ -53,7 +53,7 @@ class Validation:
             "validation_psnr": float(quality.psnr.mean()),
             **per_snr,
             "validation_ssim": float(quality.ssim.mean()),
-            **solution.summary("validation"),
+            **({} if solution is None else solution.summary("validation")),
         }
 
 
@@ -62,7 +62,7 @@ class Optimisation:
 
     Parameters
     ----------
-    model : EquilibriumModel
+    model : ReconstructionModel
     generator : torch.Generator
         The only source of randomness of the steps.
     phases : list of Phase
@@ -76,7 +76,7 @@ class Optimisation:
 
     def __init__(
         self,
-        model: EquilibriumModel,
+        model: ReconstructionModel,
         generator: torch.Generator,
         phases: list[Phase],
         validation: Validation,
@@ -121,7 +121,7 @@ class Optimisation:
         """
         while self._phase < len(self._phases):
             phase = self._phases[self._phase]
-            if phase.reaches_equilibrium and self._best is None:
+            if phase.trains_reconstruction and self._best is None:
                 self._finish_pretraining(journal, "before stage-1")
             self._run_phase(phase, journal, stop)
             self._phase, self._step, self._optimizer_state = self._phase + 1, 0, {}
@@ -146,7 +146,7 @@ class Optimisation:
             self._optimizer_state = optimizer.state_dict()
             journal.step(self._total, phase.name, phase.batch_size, figures)
             if self._step % self._validate_every == 0 or self._step == phase.steps:
-                if phase.reaches_equilibrium:
+                if phase.trains_reconstruction:
                     self._validate(journal, phase.name)
                 self.save()
                 journal.checkpoint(self._total, phase.name)

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from engine.fixed_point import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
-from trainer.equilibrium import EquilibriumModel, GradientStrategy, Implicit, ThroughIterates, one_step
+from trainer.consistency import LearnedConsistency
+from trainer.gradients import GradientStrategy, Implicit, ThroughIterates, one_step
 from trainer.noise import add_noise, as_measurement, draw_uniform
-from trainer.pretraining import consistency_loss, denoising_loss
+from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.problem import Problem
+from trainer.rdn import ResidualDenseNetwork
+from trainer.reconstruction_model import ReconstructionModel
 
 Record = Callable[[str, BatchSolution], None]
 """Takes note of a solve under a name ("forward", "backward")."""
@@ -35,8 +38,8 @@ class Phase:
         Holds the weights to optimise.
     loss : callable
         See `Loss`.
-    reaches_equilibrium : bool
-        Whether it trains the fixed point, so that validations during it mean something.
+    trains_reconstruction : bool
+        Whether it trains the images that the model makes, so that validations during it mean something.
     """
 
     name: str
@@ -45,50 +48,49 @@ class Phase:
     learning_rate: float
     module: nn.Module
     loss: Loss
-    reaches_equilibrium: bool
+    trains_reconstruction: bool
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         return 0.5 * self.learning_rate * (1.0 + cos(pi * step / self.steps))
 
 
-def make_phases(config: TrainConfig, model: EquilibriumModel, problem: Problem) -> list[Phase]:
-    """List the phases of a run in order: Psi_RDN, Psi_LC, then the equilibrium stages."""
+def make_phases(config: TrainConfig, model: ReconstructionModel, problem: Problem) -> list[Phase]:
+    """List the phases of a run in order: Psi_RDN, Psi_LC if there is one, then the stages."""
+    phases = [_pretrain_rdn(config.pretrain.rdn, model.rdn, problem)]
+    if model.learned_consistency is not None:
+        phases.append(_pretrain_lc(config.pretrain.lc, model.learned_consistency, problem))
     stages = [
         _stage(f"stage-{number}", stage, config, model, problem)
         for number, stage in enumerate(config.fit.stages, start=1)
     ]
-    return [
-        _pretrain_rdn(config.pretrain.rdn, model, problem),
-        _pretrain_lc(config.pretrain.lc, model, problem),
-        *stages,
-    ]
+    return phases + stages
 
 
-def _pretrain_rdn(config: PretrainRdnConfig, model: EquilibriumModel, problem: Problem) -> Phase:
+def _pretrain_rdn(config: PretrainRdnConfig, rdn: ResidualDenseNetwork, problem: Problem) -> Phase:
     def loss(generator: torch.Generator, _record: Record) -> Tensor:
         images = problem.train.draw(config.batch_size, generator)
-        return denoising_loss(model.rdn, images, config.noise, generator)
+        return denoising_loss(rdn, images, config.noise, generator)
 
     steps, batch, rate = config.steps, config.batch_size, config.learning_rate
-    return Phase("pretrain-rdn", steps, batch, rate, model.rdn, loss, reaches_equilibrium=False)
+    return Phase("pretrain-rdn", steps, batch, rate, rdn, loss, trains_reconstruction=False)
 
 
-def _pretrain_lc(config: PretrainLcConfig, model: EquilibriumModel, problem: Problem) -> Phase:
-    noise = (config.measurement_noise, config.input_noise)
+def _pretrain_lc(config: PretrainLcConfig, lc: LearnedConsistency, problem: Problem) -> Phase:
+    noise, target = (config.measurement_noise, config.input_noise), TARGETS[config.target]
 
     def loss(generator: torch.Generator, _record: Record) -> Tensor:
         clean = problem.measure(problem.train.draw(config.batch_size, generator))
-        return consistency_loss(model.lc, problem.operators, clean, noise, generator)
+        return consistency_loss(lc, problem.operators, clean, noise, generator, target)
 
     steps, batch, rate = config.steps, config.batch_size, config.learning_rate
-    return Phase("pretrain-lc", steps, batch, rate, model.lc, loss, reaches_equilibrium=False)
+    return Phase("pretrain-lc", steps, batch, rate, lc, loss, trains_reconstruction=False)
 
 
 def _stage(
-    name: str, stage: StageConfig, config: TrainConfig, model: EquilibriumModel, problem: Problem
+    name: str, stage: StageConfig, config: TrainConfig, model: ReconstructionModel, problem: Problem
 ) -> Phase:
-    forward = config.solver.forward
+    forward = config.reconstruction
     if stage.max_iterations is not None:
         forward = replace(forward, max_iterations=stage.max_iterations)
 
@@ -99,12 +101,13 @@ def _stage(
         measurement = as_measurement(problem.operators, rows)
         gradient = _strategy(stage, config.solver.backward, record)
         x, solution = model(problem.operators, measurement, forward, gradient)
-        record("forward", solution)
-        error: Tensor = (x - images.flatten(1)).abs().mean()  # Eq. (13)
+        if solution is not None:
+            record("forward", solution)
+        error: Tensor = (x - images.flatten(1)).abs().mean()  # Eqs. (12), (13)
         return error
 
     steps, batch, rate = stage.steps, stage.batch_size, stage.learning_rate
-    return Phase(name, steps, batch, rate, model, loss, reaches_equilibrium=True)
+    return Phase(name, steps, batch, rate, model, loss, trains_reconstruction=True)
 
 
 def _strategy(stage: StageConfig, backward: FixedPointConfig, record: Record) -> GradientStrategy:

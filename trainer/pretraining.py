@@ -1,4 +1,6 @@
-"""Losses that give the two networks their start before the equilibrium training (Eqs. 26, 27)."""
+"""Losses that give the two networks their start before the reconstruction is trained (Eqs. 26, 27)."""
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -7,6 +9,23 @@ from trainer.consistency import LearnedConsistency, project_ball
 from trainer.linear_operators import TorchOperators
 from trainer.noise import as_measurement, draw_log_uniform, normal_like
 from trainer.rdn import ResidualDenseNetwork
+
+ConsistencyTarget = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What Psi_LC is to return: (v, y, noise-free data, epsilon), all in the dense layout, to z0."""
+
+
+def on_ball(v: Tensor, y: Tensor, _clean: Tensor, epsilon: Tensor) -> Tensor:
+    """Projection of v on the ball around y (Eqs. 10, 27)."""
+    return project_ball(v, y, epsilon)
+
+
+def without_noise(_v: Tensor, _y: Tensor, clean: Tensor, _epsilon: Tensor) -> Tensor:
+    """Return the data as they were before the noise."""
+    return clean
+
+
+TARGETS: Mapping[str, ConsistencyTarget] = {"ball": on_ball, "noise-free": without_noise}
+"""Targets by their names in a configuration."""
 
 
 def denoising_loss(
@@ -38,8 +57,9 @@ def consistency_loss(
     clean: Tensor,
     noise: tuple[tuple[float, float], tuple[float, float]],
     generator: torch.Generator,
+    target: ConsistencyTarget = on_ball,
 ) -> Tensor:
-    """Mean absolute error of Psi_LC against the projection on the ball, over selected rows (Eq. 27).
+    """Mean absolute error of Psi_LC against its target, over selected rows (Eq. 27).
 
     Parameters
     ----------
@@ -50,6 +70,7 @@ def consistency_loss(
     noise : pair of tuple of float
         Ranges of sigma_2 (measurement y_n) and sigma_3 (input v_n), log-uniform per image.
     generator : torch.Generator
+    target : callable, optional
 
     Returns
     -------
@@ -60,5 +81,5 @@ def consistency_loss(
     v = operators.scatter(clean + sigma_3[:, None] * normal_like(clean, generator))
     y = operators.scatter(measurement.rows)
     epsilon = measurement.epsilon.reshape(-1, 1, 1, 1)
-    error = lc(v, y, operators.mask, epsilon) - project_ball(v, y, epsilon)
+    error = lc(v, y, operators.mask, epsilon) - target(v, y, operators.scatter(clean), epsilon)
     return operators.gather(error).abs().mean()

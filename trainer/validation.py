@@ -10,9 +10,9 @@ from torch import Tensor
 from engine.fixed_point import FixedPointConfig
 from engine.mpi.metrics import psnr_db, ssim_global
 from trainer.anderson import BatchSolution
-from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
 from trainer.noise import add_noise, as_measurement, normalise_intensity
+from trainer.reconstruction_model import ReconstructionModel
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def measure_once(
 
 
 def reconstruct(
-    model: EquilibriumModel, operators: TorchOperators, rows: Tensor, config: FixedPointConfig
-) -> tuple[NDArray[np.float32], BatchSolution]:
-    """Reconstruct images as the engine does: normalise, solve, scale back, clip at zero.
+    model: ReconstructionModel, operators: TorchOperators, rows: Tensor, config: FixedPointConfig
+) -> tuple[NDArray[np.float32], BatchSolution | None]:
+    """Make images as the engine does: normalise, reconstruct, scale back, clip at zero.
 
     Parameters
     ----------
-    model : EquilibriumModel
+    model : ReconstructionModel
     operators : TorchOperators
     rows : Tensor, shape (n, R)
     config : FixedPointConfig
@@ -88,12 +88,12 @@ def reconstruct(
     Returns
     -------
     images : ndarray of float32, shape (n, Ny, Nx)
-    solution : BatchSolution
+    solution : BatchSolution or None
+        Account of the solve; None for a method without a fixed point.
     """
     scaled, intensity = normalise_intensity(operators, rows)
-    solution = model.solve(operators, as_measurement(operators, scaled), config)
-    x = solution.value[:, : operators.n_voxels] * intensity
-    return _images(operators, x.clamp(min=0.0)), solution
+    x, solution = model.reconstruct(operators, as_measurement(operators, scaled), config)
+    return _images(operators, (x * intensity).clamp(min=0.0)), solution
 
 
 def least_squares(operators: TorchOperators, rows: Tensor) -> NDArray[np.float32]:

@@ -55,12 +55,33 @@ def test_stages_come_in_order_and_integers_pass_as_numbers() -> None:
         ("[pretrain.rdn]\nnoise = [0.1]\n", "expected a list of 2 values"),
         ("[pretrain.lc]\nsteps = -1\n", "steps is -1; expected at least 0"),
         ("[solver.backward]\nmemory = -1\n", r"in \[solver.backward\]: memory is -1"),
+        ("[pretrain]\nweights = 'w'\n", r"unknown key 'weights' in \[pretrain\]; expected one of rdn, lc"),
+        ("[pretrain.lc]\ntarget = 'none'\n", "target is 'none'; expected one of 'ball', 'noise-free'"),
+        ("[unrolled]\niterations = 0\n", r"in \[unrolled\]: iterations is 0"),
         ("seed 3", "not a TOML file"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(addition: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(MINIMAL + addition)
+
+
+@pytest.mark.parametrize(
+    ("method", "addition", "message"),
+    [
+        ("deq+", "", "method is 'deq\\+'; expected one of 'deq', 'deq-ball'"),
+        ("deq-ball", "pretrain.lc.weights = 'w'\n", "expected no such key: deq-ball has no LC"),
+        ("unrolled", "fit.stages = [{steps = 1, gradient = 'one_step'}]\n", "unrolled has no fixed point"),
+        (
+            "end-to-end",
+            "fit.stages = [{steps = 1, gradient = 'one_step'}]\n",
+            "end-to-end has no fixed point",
+        ),
+    ],
+)
+def test_what_a_method_does_not_have_is_refused(method: str, addition: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(f"method = '{method}'\n{addition}{MINIMAL}")
 
 
 @pytest.mark.parametrize(
@@ -122,15 +143,17 @@ stages = st.builds(
     st.lists(stages, max_size=3),
     st.booleans(),
     st.none() | st.integers(1, 9),
+    st.sampled_from(["deq", "deq-ball"]),
 )
 @settings(max_examples=80, deadline=None)
 def test_the_resolved_text_reads_back_as_the_same_configuration(
-    name, clip, snr, stage_list, smooth, rank
+    name, clip, snr, stage_list, smooth, rank, method
 ) -> None:
     base = parse_config(MINIMAL)
     name = name.encode("utf-8", "replace").decode()  # TOML holds no lone surrogates
     config = TrainConfig(
         name=name,
+        method=method,
         data=dataclasses.replace(base.data, snr=snr, smooth=smooth, rank=rank),
         fit=dataclasses.replace(base.fit, gradient_clip=clip, stages=tuple(stage_list)),
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 from engine.fixed_point import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.anderson import BatchSolution, solve_batch
-from trainer.equilibrium import EquilibriumModel, Implicit, ThroughIterates, one_step
+from trainer.equilibrium import EquilibriumModel
+from trainer.gradients import Implicit, ThroughIterates, one_step
 from trainer.linear_operators import TorchOperators
 from trainer.noise import Measurement, as_measurement
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import trainer.optimisation
 import trainer.phases
 from engine.errors import ConfigError, InputError, NonFiniteError
 from trainer.checkpoint import load_networks, load_state
-from trainer.config import TrainConfig, load_config
+from trainer.config import FitConfig, TrainConfig, load_config
 from trainer.fit import fit
 from trainer.interruption import InterruptedRunError
 from trainer.optimisation import Optimisation
@@ -119,8 +120,6 @@ def test_learning_rate_falls_along_a_half_cosine(straight: Path) -> None:
 
 
 def test_training_changes_both_networks(straight: Path) -> None:
-    from safetensors.torch import load_file
-
     before, after = load_file(straight / "pretrained.safetensors"), load_file(straight / "last.safetensors")
     changed = {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
     assert changed == {"rdn", "lc"}
@@ -286,19 +285,57 @@ def test_pretraining_alone_leaves_usable_weights(config, problem, tmp_path: Path
     assert [r["step"] for r in validations] == [4]
 
 
-def test_a_run_may_start_from_the_weights_of_another(straight: Path, config, problem, tmp_path: Path) -> None:
-    none = {"steps": 0}
+def starting_from(config: TrainConfig, *, rdn: Path | None = None, lc: Path | None = None) -> TrainConfig:
+    """The run without pre-training, its networks read from weights files."""
+    start = {name: None if path is None else str(path) for name, path in (("rdn", rdn), ("lc", lc))}
     pretrain = dataclasses.replace(
         config.pretrain,
-        weights=str(straight / "pretrained.safetensors"),
-        rdn=dataclasses.replace(config.pretrain.rdn, **none),
-        lc=dataclasses.replace(config.pretrain.lc, **none),
+        rdn=dataclasses.replace(config.pretrain.rdn, weights=start["rdn"], steps=0),
+        lc=dataclasses.replace(config.pretrain.lc, weights=start["lc"], steps=0),
     )
-    fit(dataclasses.replace(config, pretrain=pretrain), tmp_path / "run", problem=problem)
+    return dataclasses.replace(config, pretrain=pretrain)
+
+
+def test_a_run_may_start_from_the_weights_of_another(straight: Path, config, problem, tmp_path: Path) -> None:
+    weights = straight / "pretrained.safetensors"
+    fit(starting_from(config, rdn=weights, lc=weights), tmp_path / "run", problem=problem)
+    assert load_file(tmp_path / "run" / "pretrained.safetensors").keys() == load_file(weights).keys()
     first = next(r for r in records(straight) if "validation_psnr" in r)
     again = next(r for r in records(tmp_path / "run") if "validation_psnr" in r)
     assert again["step"] == 0
     assert again["validation_psnr"] == first["validation_psnr"]
+
+
+@pytest.mark.parametrize("loaded", ["rdn", "lc"])
+def test_each_network_may_start_from_weights_by_itself(
+    straight: Path, config, problem, tmp_path: Path, loaded: str
+) -> None:
+    weights = straight / "weights.safetensors"
+    alone = dataclasses.replace(config, fit=FitConfig())
+    random, run = tmp_path / "random", tmp_path / "run"
+    fit(starting_from(alone), random, problem=problem)
+    fit(starting_from(alone, **{loaded: weights}), run, problem=problem)
+    found = load_file(run / "pretrained.safetensors")
+    initial, given = load_file(random / "pretrained.safetensors"), load_file(weights)
+    for key, value in found.items():
+        expected = given if key.startswith(f"{loaded}.") else initial
+        assert torch.equal(value, expected[key]), key
+    assert any(not torch.equal(given[key], initial[key]) for key in given if key.startswith("rdn."))
+
+
+def test_a_network_must_fit_the_weights_it_is_to_start_from(
+    straight: Path, config, problem, tmp_path: Path
+) -> None:
+    wide = dataclasses.replace(config.model, lc=dataclasses.replace(config.model.lc, features=5))
+    other = dataclasses.replace(config, model=wide)
+    weights = straight / "weights.safetensors"
+    with pytest.raises(InputError, match=r"holds \(2, 4, 1, 3\) for lc\.exit\.weight"):
+        fit(starting_from(other, lc=weights), tmp_path / "run", problem=problem)
+    fit(
+        starting_from(dataclasses.replace(other, fit=FitConfig()), rdn=weights),
+        tmp_path / "ok",
+        problem=problem,
+    )
 
 
 def test_a_resumed_run_does_not_need_the_weights_it_started_from(
@@ -306,7 +343,7 @@ def test_a_resumed_run_does_not_need_the_weights_it_started_from(
 ) -> None:
     start = tmp_path / "start.safetensors"
     start.write_bytes((straight / "pretrained.safetensors").read_bytes())
-    begun = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, weights=str(start)))
+    begun = starting_from(config, rdn=start)
     fit(begun, tmp_path / "reference", problem=problem)
     interrupt_after(3)
     with pytest.raises(InterruptedRunError):
@@ -315,6 +352,16 @@ def test_a_resumed_run_does_not_need_the_weights_it_started_from(
     start.unlink()
     fit(begun, tmp_path / "run", resume=True, problem=problem)
     assert_same_end(tmp_path / "reference", tmp_path / "run")
+
+
+def test_the_target_of_psi_lc_decides_what_it_learns(straight: Path, config, problem, tmp_path: Path) -> None:
+    lc = dataclasses.replace(config.pretrain.lc, target="noise-free")
+    other = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, lc=lc), fit=FitConfig())
+    fit(other, tmp_path / "run", problem=problem)
+    found = load_file(tmp_path / "run" / "pretrained.safetensors")
+    ball = load_file(straight / "pretrained.safetensors")
+    changed = {key.split(".")[0] for key in found if not torch.equal(found[key], ball[key])}
+    assert changed == {"lc"}
 
 
 def test_cudnn_works_without_tf32_while_training(config, problem, tmp_path: Path, monkeypatch) -> None:

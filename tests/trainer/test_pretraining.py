@@ -5,7 +5,7 @@ import torch
 
 from trainer.consistency import LearnedConsistency, project_ball
 from trainer.linear_operators import TorchOperators
-from trainer.pretraining import consistency_loss, denoising_loss
+from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.rdn import ResidualDenseNetwork
 
 
@@ -61,6 +61,29 @@ def test_consistency_loss_counts_selected_rows_only(scan) -> None:
     loss = consistency_loss(KeepMeasurement(), operators, clean, ((1e-6, 1e-6), (1.0, 1.0)), seeded())
     # Mean |.| of a vector of length epsilon in R dimensions.
     assert loss.item() == pytest.approx(1e-6 * (2 / torch.pi) ** 0.5, rel=0.03)
+
+
+class Clean(LearnedConsistency):
+    """Returns one fixed set of dense data, whatever it is given."""
+
+    def __init__(self, data: torch.Tensor) -> None:
+        super().__init__()
+        self.data = data
+
+    def forward(self, _v, _y, _mask, _epsilon):
+        return self.data
+
+
+def test_noise_free_target_is_the_data_before_the_noise(scan, images) -> None:
+    operators = TorchOperators(scan.operators)
+    clean = torch.tensor(images[:5].reshape(5, -1) @ scan.data_matrix.T)
+    noise, target = ((0.1, 0.3), (0.05, 0.2)), TARGETS["noise-free"]
+    perfect = Clean(operators.scatter(clean))
+    assert consistency_loss(perfect, operators, clean, noise, seeded(), target).item() == 0.0
+    off = Clean(operators.scatter(clean) + 0.25)
+    loss = consistency_loss(off, operators, clean, noise, seeded(), target)
+    assert loss.item() == pytest.approx(0.25, rel=1e-5)
+    assert consistency_loss(perfect, operators, clean, noise, seeded(), TARGETS["ball"]).item() > 0.01
 
 
 def test_both_losses_fall_when_trained(scan, images) -> None:

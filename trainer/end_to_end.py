@@ -1,0 +1,36 @@
+"""The end-to-end method: one pass of the network over the least-squares image, no data consistency."""
+
+import torch
+from torch import Tensor
+
+from engine.fixed_point import FixedPointConfig
+from trainer.gradients import GradientStrategy
+from trainer.linear_operators import TorchOperators
+from trainer.noise import Measurement
+from trainer.reconstruction_model import ReconstructionModel
+
+
+class EndToEndModel(ReconstructionModel):
+    """x = Psi_RDN(x_LS); of the measurement it sees nothing but x_LS."""
+
+    def forward(
+        self,
+        operators: TorchOperators,
+        measurement: Measurement,
+        _config: FixedPointConfig,
+        _gradient: GradientStrategy,
+    ) -> tuple[Tensor, None]:
+        """Return the images x (B, N), not negative, with their gradient."""
+        return self._map_start(operators, measurement), None
+
+    def reconstruct(
+        self, operators: TorchOperators, measurement: Measurement, _config: FixedPointConfig
+    ) -> tuple[Tensor, None]:
+        """Return the images x (B, N), not negative, without a graph."""
+        with torch.no_grad():
+            return self._map_start(operators, measurement), None
+
+    def _map_start(self, operators: TorchOperators, measurement: Measurement) -> Tensor:
+        start = operators.least_squares(operators.project_left(measurement.rows))
+        x: Tensor = self.rdn(operators.as_images(start)).flatten(1)
+        return x

@@ -1,0 +1,70 @@
+"""What all methods that learn have in common: weights that make images of measurements."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from engine.fixed_point import FixedPointConfig
+from trainer.anderson import BatchSolution
+from trainer.consistency import LearnedConsistency
+from trainer.gradients import GradientStrategy
+from trainer.linear_operators import TorchOperators
+from trainer.noise import Measurement
+from trainer.rdn import ResidualDenseNetwork
+
+
+class ReconstructionModel(nn.Module, ABC):
+    """Networks, and how they make an image x of a measurement y.
+
+    The networks stay in evaluation mode: a layer that changes from call to call would change the map
+    during a solve.
+
+    Parameters
+    ----------
+    rdn : ResidualDenseNetwork
+        Psi_RDN, which every method has.
+    """
+
+    def __init__(self, rdn: ResidualDenseNetwork) -> None:
+        super().__init__()
+        self.rdn = rdn
+        self.eval()
+
+    @property
+    def learned_consistency(self) -> LearnedConsistency | None:
+        """Psi_LC; None for a method without."""
+        return None
+
+    @abstractmethod
+    def forward(
+        self,
+        operators: TorchOperators,
+        measurement: Measurement,
+        config: FixedPointConfig,
+        gradient: GradientStrategy,
+    ) -> tuple[Tensor, BatchSolution | None]:
+        """Reconstruct with a gradient for the weights.
+
+        Parameters
+        ----------
+        operators : TorchOperators
+        measurement : Measurement
+            B samples.
+        config : FixedPointConfig
+            Bounds the iterations of a method that iterates.
+        gradient : GradientStrategy
+            How a method with a fixed point differentiates it.
+
+        Returns
+        -------
+        x : Tensor, shape (B, N)
+            Images, not clipped.
+        solution : BatchSolution or None
+            Account of the fixed-point solve; None for a method that solves none.
+        """
+
+    @abstractmethod
+    def reconstruct(
+        self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
+    ) -> tuple[Tensor, BatchSolution | None]:
+        """Reconstruct without a graph; parameters and returns as in `forward`."""
