@@ -16,8 +16,14 @@ from engine.atomic_write import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+RESULTS = "benchmarks/results"
+"""The committed results, relative to the repository."""
+
 SMALLEST_WITH_DECIMALS = 0.05
 """Smaller figures are shown in scientific notation."""
+
+COMMIT_LETTERS = 12
+"""Letters of a commit that are shown."""
 
 
 def machine() -> dict[str, Any]:
@@ -42,13 +48,20 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """Return the commit the code comes from, with "+changes" if the tree differs from it.
 
-    The first answer stands for the whole process: call it before a long run, whose code was loaded then.
+    Results themselves do not count as changes: a set of benchmarks writes them one by one. The first answer
+    stands for the whole process: call it before a long run, whose code was loaded then.
     """
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){RESULTS}")
+        return head + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def is_exact(name: str) -> bool:
+    """Whether a commit as `commit` returns it identifies the code."""
+    return name != "unknown" and not name.endswith("+changes")
 
 
 def _git(*arguments: str) -> str:
@@ -62,13 +75,16 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def write_record(path: Path, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write NAME.json: rows with machine, commit, time and configuration."""
+def write_record(
+    path: Path, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()
+) -> None:
+    """Write NAME.json: rows with machine, commit, time and configuration, and what is missing."""
     content = {
         "machine": machine(),
         "commit": commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": dict(config),
+        "left_out": list(left_out),
         "rows": [dict(row) for row in rows],
     }
     with atomic_path(path) as temporary:
@@ -77,12 +93,27 @@ def write_record(path: Path, config: Mapping[str, Any], rows: Sequence[Mapping[s
 
 def write_table(path: Path, title: str, notes: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write NAME.md: the rows as a Markdown table under a title, notes below."""
-    columns = list(rows[0])
-    lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_shown(row[column]) for column in columns) + " |" for row in rows]
-    lines += ["", notes, "", f"Commit {commit()[:12]}, {machine()['cpu']}, {machine()['cores']} cores.", ""]
+    write_page(path, title, [markdown_table(rows), notes], rows)
+
+
+def write_page(path: Path, title: str, blocks: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write NAME.md: blocks of Markdown under a title; commits and machine below.
+
+    The commits are those of the rows that name one (key "commit"), else that of this process.
+    """
+    commits = dict.fromkeys(row.get("commit", commit()) for row in rows) or {commit(): None}
+    named = ", ".join(name[:COMMIT_LETTERS] + ("" if is_exact(name) else " with changes") for name in commits)
+    origin = f"Commit {named}, {machine()['cpu']}, {machine()['cores']} cores."
     with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+        temporary.write_text("\n\n".join([f"# {title}", *blocks, origin]) + "\n", encoding="utf-8")
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Return rows as a Markdown table, by default with the columns of the first one."""
+    columns = list(rows[0]) if columns is None else columns
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_shown(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
