@@ -1,0 +1,145 @@
+"""Bundles of the weights that lie outside the package: the authors', and those of our other training runs."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.record import ROOT
+from engine.bundle import MANIFEST
+from engine.errors import InputError
+
+AUTHORS_SNR_OFFSET = 5.0
+"""A checkpoint deqmpi_psnr{p}.pth was trained at a measurement SNR of about p + 5 dB."""
+
+AUTHORS_LEVELS = (10, 15, 20, 25, 30, 35, 40)
+"""The published p."""
+
+REFERENCE_RUN = ROOT / "models" / "reference"
+"""Run folder of the bundle that ships."""
+
+SHELF = ROOT / "benchmarks" / ".bundles"
+"""Where bundles are kept: writing one takes seconds, and most benchmarks need several."""
+
+EXPORTER = (*sorted((ROOT / "export").glob("*.py")), ROOT / "trainer/rdn.py", ROOT / "trainer/consistency.py")
+"""Code that decides what a bundle holds; a bundle made by other code is not used again."""
+
+
+class MissingModelError(InputError):
+    """Weights that a row needs are not on this machine."""
+
+
+@dataclass(frozen=True)
+class ShelfBundle:
+    """A bundle made from weights.
+
+    Attributes
+    ----------
+    path : Path
+        Bundle folder.
+    source_sha256 : str
+        Of the weights and their settings. (That of the graphs changes with the exporter.)
+    """
+
+    path: Path
+    source_sha256: str
+
+
+def authors_folder() -> Path:
+    """Return the folder of the authors' weights.
+
+    Raises
+    ------
+    MissingModelError
+        If it is not there.
+    """
+    folder = Path(os.environ.get("DEQMPI_ICONLAB", ROOT.parent / "shared" / "iconlab"))
+    if not folder.is_dir():
+        raise MissingModelError(
+            f"no published weights at {folder}; expected the authors' checkpoints: clone "
+            "https://github.com/icon-lab/DEQ-MPI and set DEQMPI_ICONLAB to the folder of its .pth files"
+        )
+    return folder
+
+
+def authors_checkpoint(snr: float) -> str:
+    """Return the name of the authors' checkpoint that was trained nearest to an SNR in dB."""
+    level = min(AUTHORS_LEVELS, key=lambda p: abs(p + AUTHORS_SNR_OFFSET - snr))
+    return f"deqmpi_psnr{level}.pth"
+
+
+class ModelShelf:
+    """Makes every bundle once, on first use; that needs torch, which is imported only then.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the bundles are kept.
+    """
+
+    def __init__(self, folder: Path = SHELF) -> None:
+        self._folder = folder
+
+    def authors_deq(self, snr: float) -> ShelfBundle:
+        """Return the authors' DEQ-MPI trained nearest to an SNR in dB; raises MissingModelError."""
+        return self._authors(authors_checkpoint(snr))
+
+    def authors_denoiser(self) -> ShelfBundle:
+        """Return the authors' denoiser, the prior of PP-MPI; raises MissingModelError."""
+        return self._authors("ppmpi_denoiser.pth")
+
+    def run(self, name: str) -> ShelfBundle:
+        """Return the model of a finished run in `models/ablation`, "deq-35"; raises MissingModelError."""
+        from benchmarks.ablation_models import MODELS, is_finished
+        from export.bundle import export_run
+        from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
+
+        folder = MODELS / name
+        if not is_finished(name):
+            raise MissingModelError(
+                f"models/ablation/{name} holds no finished run; train it with "
+                f"python -m benchmarks.ablation_models {name}"
+            )
+        sources = [folder / BEST_WEIGHTS, folder / CONFIG_FILE]
+        return self._bundle(name, sources, lambda bundle: export_run(folder, bundle))
+
+    def before_equilibrium_training(self) -> ShelfBundle:
+        """Return the networks of the shipped model as they were after pre-training, as a deq bundle."""
+        from export.bundle import export_networks
+        from trainer.checkpoint import CONFIG_FILE, PRETRAINED_WEIGHTS, load_networks
+
+        def make(bundle: Path) -> None:
+            rdn, lc, _ = load_networks(REFERENCE_RUN, PRETRAINED_WEIGHTS)
+            export_networks(rdn, lc, bundle, "pretrained")
+
+        sources = [REFERENCE_RUN / PRETRAINED_WEIGHTS, REFERENCE_RUN / CONFIG_FILE]
+        return self._bundle("pretrained", sources, make)
+
+    def _authors(self, checkpoint: str) -> ShelfBundle:
+        from export.iconlab import import_iconlab
+
+        path = authors_folder() / checkpoint
+        if not path.is_file():
+            raise MissingModelError(f"{path} is missing; expected a checkpoint that the authors published")
+        return self._bundle(path.stem, [path], lambda bundle: import_iconlab(path, bundle))
+
+    def _bundle(self, name: str, sources: Sequence[Path], make: Callable[[Path], object]) -> ShelfBundle:
+        source = _sha256(sources)
+        made_from = hashlib.sha256((source + _exporter_sha256()).encode()).hexdigest()
+        bundle = self._folder / f"{name}-{made_from[:12]}"
+        if not (bundle / MANIFEST).is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            make(bundle)
+        return ShelfBundle(bundle, source)
+
+
+@cache
+def _exporter_sha256() -> str:
+    return _sha256(EXPORTER)
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
