@@ -18,8 +18,8 @@ CLOSED_FORM_TOLERANCE = 1e-6
 """Absolute, for images of size 1 and norm below 10 solved to TIGHT: their error is at most TIGHT norm(v)."""
 
 CONIC_TOLERANCE = 1e-6
-"""Absolute, for images of size 1: the interior-point solver stops at 1e-11 of the objective, which leaves about
-the square root of it in x (2e-7 seen)."""
+"""Absolute, for images of size 1: the interior-point solver stops at 1e-11 of the objective, which leaves
+about the square root of it in x (2e-7 seen)."""
 
 CHAMBOLLE_ITERATIONS = 5000
 

@@ -1,0 +1,57 @@
+"""PP-MPI: ADMM whose image prior is a network trained to denoise."""
+
+import numpy as np
+
+from engine.operators import Operators
+from engine.protocols import Float32Array, ImagePrior
+from engine.solvers.admm import TOLERANCE, Admm, FrameWeights
+from engine.weights import MethodWeights
+
+
+class PlugAndPlay(Admm):
+    """Plug-and-play ADMM: Psi_R(v) = scale D(v / scale) with a denoiser D: weight "scale".
+
+    A denoiser trained on images of peak 1 with noise of one level removes `scale` times that noise from
+    images of peak `scale`: the larger the scale, the stronger the prior. 1 is the denoiser as trained.
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the system matrix; one slice (Nz = 1).
+    prior : ImagePrior
+        The denoiser D.
+    weights : MethodWeights
+        Weights by the SNR of a measurement, and the number of iterations.
+    tolerance : float, optional
+        A frame ends early when the relative change of its state (image and duals) is at most this.
+
+    Raises
+    ------
+    ConfigError
+        If the weights are not those of the method, or the tolerance is negative.
+    PairingError
+        If the grid has more than one slice.
+    """
+
+    method = "pp-mpi"
+
+    def __init__(
+        self,
+        operators: Operators,
+        prior: ImagePrior,
+        weights: MethodWeights,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        super().__init__(operators, weights, tolerance)
+        self._denoiser = prior
+
+    def _prior(self, weights: FrameWeights) -> ImagePrior:
+        scale = weights["scale"].astype(np.float32)[:, None, None, None]
+        if np.all(scale == 1):
+            return self._denoiser
+        denoiser = self._denoiser
+
+        def scaled(v: Float32Array) -> Float32Array:
+            return np.asarray(scale * denoiser(v / scale), np.float32)
+
+        return scaled
