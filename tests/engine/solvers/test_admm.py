@@ -15,7 +15,7 @@ from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
 from engine.weights import MethodWeights, SnrCurve
 
 CONVEX_TOLERANCE = 1e-4
-"""Relative, of the image: single precision, and the interior-point solver's 1e-8 of the objective (3e-5 seen)."""
+"""Relative, of the image: single precision, and the interior-point solver (3e-5 seen)."""
 
 SINGLE = 2e-5
 """Of the peak: single precision over some iterations, against double precision on all rows."""
