@@ -154,6 +154,7 @@ def _art(operators: Operators, settings: MethodSettings) -> FrameSolver:
         weights_of("art", settings),
         row_order=settings.row_order or "sequential",
         row_weighting=settings.row_weighting or "none",
+        **_tolerance(settings),
     )
 
 
@@ -234,7 +235,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Tikhonov regularisation by conjugate gradients", _cg_tikhonov, WEIGHTS | {"tolerance"}
         ),
         "art": Method(
-            "Kaczmarz with Tikhonov regularisation", _art, WEIGHTS | {"row_order", "row_weighting"}
+            "Kaczmarz with Tikhonov regularisation",
+            _art,
+            WEIGHTS | {"tolerance", "row_order", "row_weighting"},
         ),
         "admm-l1": Method("ADMM with the l1 norm", _admm_l1, WEIGHTS | {"tolerance"}),
         "admm-tv": Method("ADMM with total variation", _admm_tv, WEIGHTS | {"tolerance"}),
