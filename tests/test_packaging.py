@@ -13,7 +13,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"engine", "trainer", "export"}
-BUNDLE_FILES = {"manifest.json", "rdn.onnx", "lc.onnx"}
+BUNDLES = {
+    "engine/models/reference": {"manifest.json", "rdn.onnx", "lc.onnx"},
+    "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
+}
 EXTRAS = {"cpu", "gpu", "tensorrt", "train", "export", "dev"}
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
@@ -62,14 +65,13 @@ def test_every_module_is_in(names: set[str]) -> None:
     assert {name for name in names if name.endswith(".py")} == on_disk
 
 
-def test_data_files_are_bundles_example_configurations_and_typing_markers(names: set[str]) -> None:
+def test_data_files_are_bundles_weights_example_configurations_and_typing_markers(names: set[str]) -> None:
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     models = {name for name in data if name.startswith("engine/models/")}
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
-    assert data - models - examples == {f"{package}/py.typed" for package in PACKAGES}
-    bundles = {name.rsplit("/", 1)[0] for name in models}
-    assert bundles
-    assert models == {f"{bundle}/{file}" for bundle in bundles for file in BUNDLE_FILES}
+    markers = {f"{package}/py.typed" for package in PACKAGES}
+    assert data - models - examples == markers | {"engine/tuned/reference.json"}
+    assert models == {f"{bundle}/{file}" for bundle, files in BUNDLES.items() for file in files}
 
 
 def test_no_tests_no_docs_no_caches(names: set[str]) -> None:
