@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engine.bundle import load_bundle
+from engine.bundle import default_bundle_path, load_bundle
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 
@@ -38,6 +38,39 @@ def test_prior_of_the_fixture_clips_at_zero(bundle, shape) -> None:
     z = OnnxPrior(bundle)(v)
     assert z.dtype == np.float32
     np.testing.assert_array_equal(z, np.maximum(v, 0))
+
+
+N_FRAMES = 5
+
+BATCH_TOLERANCE = 1e-6
+"""Relative to the largest value: the runtime may add up the products of a batch in another order."""
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=BATCH_TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", ["deq", "pp-mpi"])
+def test_prior_that_ships_treats_every_image_of_a_batch_on_its_own(method) -> None:
+    prior = OnnxPrior(load_bundle(default_bundle_path(method)))
+    images = np.random.default_rng(2).random((N_FRAMES, 1, 13, 26), np.float32)
+    found = prior(images)
+    assert found.any(axis=(1, 2, 3)).all()
+    same(found, np.concatenate([prior(image[None]) for image in images]))
+    # the same session takes a second batch size and another grid
+    same(prior(images[:2]), found[:2])
+    assert prior(np.zeros((3, 1, 26, 52), np.float32)).shape == (3, 1, 26, 52)
+
+
+def test_consistency_that_ships_treats_every_frame_of_a_batch_on_its_own() -> None:
+    consistency = OnnxConsistency(load_bundle())
+    rng = np.random.default_rng(3)
+    mask = (rng.random((1, 1, 6, 10)) < 0.7).astype(np.float32)
+    v, y = mask * rng.standard_normal((2, N_FRAMES, 2, 6, 10)).astype(np.float32)
+    epsilon = rng.uniform(0.1, 3.0, (N_FRAMES, 1, 1, 1)).astype(np.float32)
+    single = [consistency(v[[i]], y[[i]], mask, epsilon[[i]]) for i in range(N_FRAMES)]
+    same(consistency(v, y, mask, epsilon), np.concatenate(single))
 
 
 @pytest.mark.parametrize("method", ["deq-ball", "pp-mpi", "unrolled", "end-to-end"])
