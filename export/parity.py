@@ -23,11 +23,12 @@ from export.parity_problem import ParityProblem
 NETWORK_TOLERANCE = 1e-5
 """Sums of a few hundred float32 products through twenty layers, in another order: 1e-7 to 1e-6 is usual."""
 
-STEP_TOLERANCE = 1e-3
-"""Rounding of data ten times larger than the image, summed over thousands of rows: up to 1e-4 is usual."""
+STEP_TOLERANCE = 1e-5
+"""One pass through the networks and the operators: 1e-7 to 1e-6 is usual."""
 
 IMAGE_TOLERANCE = 1e-2
-"""Anderson weights amplify rounding while a solve has not converged: up to 2e-3 seen in 25 evaluations."""
+"""Anderson weights amplify rounding while a solve has not converged: 4e-5 seen in 25 evaluations, and a
+network that is nearly unstable may show more."""
 
 ITERATION_TOLERANCE = 1
 """Rounding can move the residual across the stopping tolerance by one evaluation, not more."""
