@@ -39,11 +39,9 @@ class BenchmarkRun:
         Folder for them; it exists.
     config : mapping
         Settings that all rows share, values that JSON can hold. Rows of other settings do not count.
-    total : int
-        Rows to come, for the progress bar.
     """
 
-    def __init__(self, name: str, output: Path, config: Mapping[str, Any], total: int) -> None:
+    def __init__(self, name: str, output: Path, config: Mapping[str, Any]) -> None:
         self.name = name
         self.output = output
         self.config = dict(config)
@@ -59,7 +57,7 @@ class BenchmarkRun:
             TextColumn("{task.description}"),
             console=Console(stderr=True, highlight=False),
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -69,6 +67,10 @@ class BenchmarkRun:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def expect(self, total: int) -> None:
+        """Tell the progress bar how many rows there will be."""
+        self._progress.update(self._task, total=total)
 
     def row(
         self,

@@ -33,7 +33,7 @@ def measure_twice(output: Path, fail_at: int | None = None, identity: Mapping[st
         measured += 1
         return {"psnr_mean": 20.0 + measured}
 
-    with BenchmarkRun("x", output, CONFIG, len(KEYS)) as run:
+    with BenchmarkRun("x", output, CONFIG) as run:
         for key in KEYS:
             run.row(key, measure, identity)
         run.leave_out("deq: no model; train one")
