@@ -99,19 +99,18 @@ class BallStep:
         np.add(d1, self._regularised(), out=d1_next)  # Eq. (6)
         self._pair[0] = x
         self._pair[1] = d1_next
-        np.matmul(self._pair, self._right_singular, out=self._coordinates)
+        np.matmul(self._rows, self._right_singular, out=self._coordinate_rows)
         x_seen, image_seen = self._coordinates  # V^T x and V^T (z1 + d1)
 
-        np.multiply(x_seen, self._s, out=self._offset[:, :n_voxels])
-        self._offset[:, n_voxels] = 0.0
-        self._offset -= d0
-        self._offset -= self._y
-        self._project()
         np.add(d0, self._y, out=d0_next)
+        np.multiply(x_seen, self._s, out=self._offset[:, :n_voxels])
+        self._offset[:, n_voxels] = 0.0  # A x has nothing along y - U U^T y
+        self._offset -= d0_next
+        self._project()
         d0_next += self._offset  # z0 = y + offset, Eq. (5)
 
         # Eq. (7): V^T x' = (s (z0 + d0) + V^T (z1 + d1)) / (1 + s^2). Eq. (8) subtracts s V^T x' from
-        # z0 + d0, of which (z0 + d0 - s V^T (z1 + d1)) / (1 + s^2) is left. Along y - U U^T y A x' is zero.
+        # z0 + d0, of which (z0 + d0 - s V^T (z1 + d1)) / (1 + s^2) is left.
         data_seen = d0_next[:, :n_voxels]
         np.multiply(data_seen, self._data_share, out=x_seen)
         data_seen *= self._image_share
@@ -130,6 +129,9 @@ class BallStep:
         self._scratch = np.zeros((n_frames, n_voxels), np.float32)
         self._pair = np.zeros((2, n_frames, n_voxels), np.float32)
         self._coordinates = np.zeros_like(self._pair)
+        # The same memory as one matrix each, so that one product serves both.
+        self._rows = self._pair.reshape(2 * n_frames, n_voxels)
+        self._coordinate_rows = self._coordinates.reshape(2 * n_frames, n_voxels)
         self._prior_input = np.zeros((n_frames, *self._image_shape), np.float32)
         self._images = self._prior_input.reshape(n_frames, n_voxels)
 

@@ -50,26 +50,28 @@ def iterate_plain(
     point, value = np.array(z, order="C"), np.empty(z.shape, z.dtype)
     exact = np.empty(z.shape)  # float64, for the norms
     states = np.empty_like(point)
-    history: list[list[float]] = [[] for _ in range(len(z))]
+    history = np.empty((iterations, len(z)))
+    steps = np.full(len(z), iterations)
     is_open = np.ones(len(z), bool)
     for iteration in range(1, iterations + 1):
         step(point, value)
-        residuals = _relative_changes(point, value, exact)
+        residuals = history[iteration - 1]
+        residuals[...] = _relative_changes(point, value, exact)
         if not np.all(np.isfinite(residuals[is_open])):
             raise NonFiniteError(
                 f"iteration {iteration} gave NaN or infinity; expected finite values; check the measurement, "
                 "the operators and the networks"
             )
-        for frame in np.flatnonzero(is_open):
-            history[frame].append(float(residuals[frame]))
-        ended = is_open & ((residuals <= tolerance) | (iteration == iterations))
+        ended = is_open & (residuals <= tolerance)
         if ended.any():
             states[ended] = value[ended]
+            steps[ended] = iteration
             is_open &= ~ended
             if not is_open.any():
                 break
         point, value = value, point
-    return states, history, np.array([len(frame_history) for frame_history in history])
+    states[is_open] = point[is_open]
+    return states, [history[:n, frame].tolist() for frame, n in enumerate(steps)], steps
 
 
 def _relative_changes(
