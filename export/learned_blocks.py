@@ -19,14 +19,16 @@ from engine.solvers.ball_equilibrium import BallEquilibrium
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.frame_solver import FrameSolver
+from engine.solvers.plug_and_play import PlugAndPlay
 from engine.solvers.unrolled import Unrolled
+from engine.weights import MethodWeights, SnrCurve
 from export.errors import ExportError
 
 Network = Callable[..., NDArray[Any]]
 
 
-FIXED_NUMBER_OF_STEPS = frozenset({"pp-mpi", "unrolled"})
-"""Methods that take a set number of plain steps of one map, the ball-constrained ADMM iteration."""
+AS_TRAINED = SnrCurve.constant(1.0)
+"""The scale that leaves a denoiser as it was trained."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ def open_solver(
             return Equilibrium(operators, blocks.prior, blocks.consistency, config)
         if method == BallEquilibrium.method:
             return BallEquilibrium(operators, blocks.prior, config)
-        if method in FIXED_NUMBER_OF_STEPS:
+        if method == Unrolled.method:
             return Unrolled(operators, blocks.prior, config.max_iterations)
+        if method == PlugAndPlay.method:
+            weights = MethodWeights({"scale": AS_TRAINED}, config.max_iterations)
+            return PlugAndPlay(operators, blocks.prior, weights, config.tolerance)
     raise ExportError(
         f"method {method!r} with solver settings {config} and data consistency {blocks.consistency}; "
         "expected a method of networks with what it iterates: check the arguments of the export"

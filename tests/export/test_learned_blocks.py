@@ -40,14 +40,9 @@ def centre_of_the_ball(_v, y, _mask, _epsilon):
 BLOCKS = LearnedBlocks(lambda v: v, centre_of_the_ball)
 
 
-@pytest.mark.parametrize("method", [method for method in NETWORKS if method != "pp-mpi"])
+@pytest.mark.parametrize("method", NETWORKS)
 def test_a_method_is_solved_by_its_own_solver(operators, method):
     assert open_solver(method, operators, BLOCKS, FixedPointConfig()).method == method
-
-
-def test_pp_mpi_takes_as_many_plain_steps_as_its_settings_say(operators):
-    config = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=17)
-    assert open_solver("pp-mpi", operators, BLOCKS, config).iterations == 17
 
 
 def test_missing_parts_are_refused(operators):
