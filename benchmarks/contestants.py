@@ -64,7 +64,6 @@ def contestants(snr: float, shelf: ModelShelf, leave_out: LeaveOut) -> list[Cont
         *(as_shipped(method) for method in HAND_CRAFTED),
         *_if_there(lambda: as_shipped("pp-mpi"), leave_out),
         *_if_there(lambda: authors_pp_mpi(shelf), leave_out),
-        *_if_there(lambda: before_equilibrium_training(shelf), leave_out),
         *_if_there(lambda: as_shipped("deq"), leave_out),
         *_if_there(lambda: trained_at("deq", snr, shelf, "deq, trained at this SNR"), leave_out),
         *_if_there(lambda: authors_deq(snr, shelf), leave_out),
