@@ -1,12 +1,14 @@
 """Emulated measurements as in Sec. IV-D of the paper: data from A_meas, reconstruction with A_meas U D."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import InputError
+from engine.mpi.grid import Grid
 from engine.mpi.metrics import snr_db
 from engine.mpi.phantoms import IMAGES_PER_TREE, Split, vessel_images
 from engine.mpi.simulation import preset_scanner, simulate_calibration
@@ -101,11 +103,19 @@ def emulate_frames(scan: Scan, count: int, snr: float, seed: int = 0, split: Spl
     if not np.isfinite(snr):
         raise InputError(f"measurement SNR is {snr} dB; expected a finite number")
     rng = np.random.default_rng([seed, *STREAMS[split]])
-    per_tree = IMAGES_PER_TREE[split]
-    images = vessel_images(split, count * per_tree, scan.operators.grid, seed)[::per_tree]
+    images = _phantoms(split, count, scan.operators.grid, seed)
     truth = images * rng.uniform(*INTENSITY, (count, 1, 1)).astype(np.float32)
     clean = truth.reshape(count, -1).astype(np.float64) @ scan.measured.real_rows().T / scan.operators.scale
     levels = 20 * np.log10(np.linalg.norm(clean, axis=1) / np.sqrt(clean.shape[1]))
     noise_std = float(10 ** ((levels.mean() - snr) / 20))
     rows = clean + noise_std * rng.standard_normal(clean.shape)
     return Frames(truth, rows, noise_std, snr_db(clean, rows))
+
+
+@lru_cache(maxsize=4)
+def _phantoms(split: Split, count: int, grid: Grid, seed: int) -> NDArray[np.float32]:
+    """Return one image of each tree. Kept: they serve all SNRs and take longer to make than to measure."""
+    per_tree = IMAGES_PER_TREE[split]
+    images = vessel_images(split, count * per_tree, grid, seed)[::per_tree].copy()
+    images.flags.writeable = False
+    return images
