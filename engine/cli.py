@@ -10,6 +10,9 @@ COMMANDS = {
         "engine.commands.calibrate", "calibrate", "Turn a system matrix into operators."
     ),
     "recon": LazyCommand("engine.commands.recon", "recon", "Reconstruct images from a measurement."),
+    "tune": LazyCommand(
+        "engine.commands.tune", "tune_command", "Choose hand-set weights for a system matrix."
+    ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }

@@ -1,0 +1,200 @@
+"""Cross-validation of the hand-set weights: the values with the highest mean pSNR on the validation split.
+
+At every SNR the weights are searched on a logarithmic lattice, from the paper's values outwards. One number
+of iterations serves all SNRs of a method: the smallest of a doubling ladder than which no other is clearly
+better, each with the weights that are best at it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from types import MappingProxyType
+
+from engine.emulation import Scan, emulate_frames
+from engine.errors import ConfigError
+from engine.methods import METHODS, open_method
+from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.tuning_judge import Judge, settings_of
+from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
+from engine.tuning_search import Lattice, Point, climb, ladder
+from engine.weights import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
+
+TUNABLE = tuple(method for method in METHODS if method in WEIGHT_NAMES)
+"""Methods with hand-set weights, the simplest first: the hybrid starts from what its parts were given."""
+
+PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"admm-hybrid": ("admm-l1", "admm-tv")})
+"""Methods of one weight each that together start the search of a method of several."""
+
+STAND_INS: Mapping[str, str] = MappingProxyType({"cg-tikhonov": "art"})
+"""Where a method that is not in the paper starts: its functional is that of another one that is."""
+
+LADDER = 3
+"""Half decades on both sides of the start of a single weight that are tried in any case."""
+
+SHORT_LADDERS: Mapping[str, int] = MappingProxyType({"pp-mpi": 1})
+"""The same where it is less: a denoiser was trained for one noise level, and its passes are dear."""
+
+REACH_DECADES = 4
+"""Furthest that a weight is looked for from the paper's value, in factors of ten."""
+
+PLATEAU_DB = 1e-3
+"""A step of the search gains more: weights whose mean pSNRs are closer than this are equally good."""
+
+MIN_GAIN_DB = 0.05
+"""Mean pSNR over all SNRs that more iterations must gain to be worth their time (the L-curve's corner)."""
+
+ITERATIONS = (5, 10, 20, 40, 80, 160, 320)
+"""Numbers of iterations that can be chosen."""
+
+MOST_ITERATIONS: Mapping[str, int] = MappingProxyType({"art": 80, "pp-mpi": 160})
+"""The largest of them for methods with dear iterations: sweeps over all rows, passes of a network."""
+
+
+def tune(
+    scan: Scan,
+    methods: Sequence[str] = TUNABLE,
+    config: TuningConfig | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> TuningResult:
+    """Choose the hand-set weights of methods for one system matrix.
+
+    Parameters
+    ----------
+    scan : Scan
+        The system matrix, one slice.
+    methods : sequence of str, optional
+        Some of `TUNABLE`; by default all.
+    config : TuningConfig, optional
+        SNRs, frames and the values that can be chosen.
+    on_trial : callable, optional
+        Told every trial when it is done.
+
+    Returns
+    -------
+    TuningResult
+
+    Raises
+    ------
+    ConfigError
+        If a method is unknown or has no hand-set weights, or a model was given that no method needs.
+    BundleError
+        If the denoiser of pp-mpi is missing or the bundle is one of another method.
+    InputError
+        If the grid has several slices.
+    PairingError
+        If the matrix has too few rows to estimate the noise.
+    """
+    config = config or TuningConfig()
+    ordered = _in_order(methods)
+    if config.model is not None and not any(METHODS[method].needs_model for method in ordered):
+        raise ConfigError(f"a model has no meaning for {', '.join(ordered)}; leave it out or tune pp-mpi too")
+    for method in ordered:
+        open_method(method, scan.operators, settings_of(method, config.model))  # what is missing shows now
+    frames = {
+        snr: emulate_frames(scan, config.frames, snr, config.seed, "validation")
+        for snr in sorted(config.snr_db)
+    }
+    found: dict[str, MethodTuning] = {}
+    for method in ordered:
+        judge = Judge(method, scan.operators, frames, config.model, on_trial)
+        found[method] = _tune_method(judge, config.lattice, found)
+    return TuningResult(config, found)
+
+
+def _in_order(methods: Sequence[str]) -> list[str]:
+    expected = f"expected some of {', '.join(TUNABLE)}"
+    if not methods:
+        raise ConfigError(f"there is no method to tune; {expected}")
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"unknown method {method!r}; {expected}")
+        if method not in TUNABLE:
+            raise ConfigError(f"the method {method} has no hand-set weights; {expected}")
+    return [method for method in TUNABLE if method in methods]
+
+
+def _tune_method(judge: Judge, lattice: Lattice, found: Mapping[str, MethodTuning]) -> MethodTuning:
+    method = judge.method
+    published: tuple[Trial, ...] = ()
+    if method in PUBLISHED_ITERATIONS:
+        published = tuple(
+            judge.trial(snr, _start(method, snr), PUBLISHED_ITERATIONS[method]) for snr in judge.snr_db
+        )
+    points, iterations = _best_points(judge, lattice, found)
+    chosen = tuple(judge.trial(snr, lattice.values(points[snr]), iterations) for snr in judge.snr_db)
+    curves = {
+        name: SnrCurve(judge.snr_db, tuple(trial.weights[name] for trial in chosen))
+        for name in WEIGHT_NAMES[method]
+    }
+    weights = MethodWeights(curves, iterations)
+    at_limit = iterations == _iterations(method)[-1] or any(
+        place in limits
+        for snr, point in points.items()
+        for place, limits in zip(point, zip(*_box(method, snr, lattice), strict=True), strict=True)
+    )
+    return MethodTuning(weights, chosen, published, judge.as_used(weights), at_limit, judge.trials)
+
+
+def _best_points(
+    judge: Judge, lattice: Lattice, found: Mapping[str, MethodTuning]
+) -> tuple[dict[float, Point], int]:
+    """Return the best weights at every SNR, and the number of iterations that they are the best at."""
+    *coarse, finest = lattice.steps
+    starts = {snr: _starts(judge, snr, lattice, found) for snr in judge.snr_db}
+    points: dict[int, dict[float, Point]] = {}
+    means: dict[int, float] = {}
+    for iterations in _iterations(judge.method):
+        points[iterations] = best = {
+            snr: _best_point(judge, snr, iterations, starts[snr], coarse or [finest], lattice)
+            for snr in judge.snr_db
+        }
+        trials = [judge.trial(snr, lattice.values(point), iterations) for snr, point in best.items()]
+        means[iterations] = fmean(trial.psnr_mean for trial in trials)
+        # The optimum moves little when the number is doubled: no coarsest step any more.
+        starts = {snr: [point] for snr, point in best.items()}
+        coarse = coarse[-1:]
+    enough = next(count for count, mean in means.items() if max(means.values()) - mean < MIN_GAIN_DB)
+    refined = {
+        snr: _best_point(judge, snr, enough, [point], [finest], lattice)
+        for snr, point in points[enough].items()
+    }
+    return refined, enough
+
+
+def _iterations(method: str) -> list[int]:
+    return [count for count in ITERATIONS if count <= MOST_ITERATIONS.get(method, ITERATIONS[-1])]
+
+
+def _best_point(
+    judge: Judge, snr: float, iterations: int, starts: Sequence[Point], steps: Sequence[int], lattice: Lattice
+) -> Point:
+    def score(point: Point) -> float:
+        return judge.trial(snr, lattice.values(point), iterations).psnr_mean
+
+    if judge.method not in PARTS:
+        starts = [max(starts, key=score)]  # the best rung of the ladder
+    box = _box(judge.method, snr, lattice)
+    return max((climb(score, start, steps, box, PLATEAU_DB) for start in starts), key=score)
+
+
+def _starts(judge: Judge, snr: float, lattice: Lattice, found: Mapping[str, MethodTuning]) -> list[Point]:
+    """Return the points from which the best one is looked for first."""
+    method = judge.method
+    start = lattice.place(_start(method, snr))
+    if method not in PARTS:
+        return ladder(start[0], SHORT_LADDERS.get(method, LADDER), lattice.half_decade)
+    shipped = load_weights()
+    parts: list[float] = []
+    for name, part in zip(WEIGHT_NAMES[method], PARTS[method], strict=True):
+        weights = found[part].weights if part in found else shipped[part]
+        parts.append(weights.at(snr)[name])
+    return [start, lattice.place(parts)]
+
+
+def _start(method: str, snr: float) -> tuple[float, ...]:
+    return tuple(published_weights(STAND_INS.get(method, method), snr).values())
+
+
+def _box(method: str, snr: float, lattice: Lattice) -> tuple[Point, Point]:
+    centre = lattice.place(_start(method, snr))
+    reach = REACH_DECADES * lattice.per_decade
+    return tuple(place - reach for place in centre), tuple(place + reach for place in centre)
