@@ -152,9 +152,9 @@ def _art(operators: Operators, settings: MethodSettings) -> FrameSolver:
     return Kaczmarz(
         operators,
         weights_of("art", settings),
-        row_order=settings.row_order or "sequential",
+        row_order=settings.row_order or "shuffled",
         row_weighting=settings.row_weighting or "none",
-        **_tolerance(settings),
+        tolerance=settings.tolerance or 0.0,
     )
 
 

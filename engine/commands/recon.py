@@ -67,7 +67,7 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
 @click.option(
     "--row-order",
     type=click.Choice(["sequential", "shuffled", "random"]),
-    help="Order of the rows in ART.  [sequential]",
+    help="Order of the rows in ART.  [shuffled]",
 )
 @click.option(
     "--row-weighting",

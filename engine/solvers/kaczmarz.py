@@ -72,7 +72,7 @@ class Kaczmarz:
         self,
         operators: Operators,
         weights: MethodWeights,
-        row_order: RowOrder = "sequential",
+        row_order: RowOrder = "shuffled",
         row_weighting: RowWeighting = "none",
         seed: int = 0,
         tolerance: float = 0.0,

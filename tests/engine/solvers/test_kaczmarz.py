@@ -124,7 +124,7 @@ def test_a_sweep_of_any_shape_and_order_is_its_row_updates(seed, n_rows, n_voxel
 
 
 def test_solver_does_clipped_sweeps_over_all_rows(problem):
-    solutions = Kaczmarz(problem.operators, weights(0.5, sweeps=3)).solve(problem.measurements)
+    solutions = Kaczmarz(problem.operators, weights(0.5, sweeps=3), "sequential").solve(problem.measurements)
     for solution, y in zip(solutions, problem.data, strict=True):
         image, changes = reference_sweeps(problem.matrix, y, 0.5, [range(120)] * 3)
         assert (image == 0).any()  # so the clipping is seen
@@ -135,7 +135,9 @@ def test_solver_does_clipped_sweeps_over_all_rows(problem):
 
 
 def test_weighted_sweeps_are_those_of_the_problem_with_rows_of_norm_one(problem):
-    solutions = Kaczmarz(problem.operators, weights(0.05), row_weighting="l2").solve(problem.measurements)
+    solutions = Kaczmarz(problem.operators, weights(0.05), "sequential", row_weighting="l2").solve(
+        problem.measurements
+    )
     norms = np.linalg.norm(problem.matrix, axis=1)
     for solution, y in zip(solutions, problem.data, strict=True):
         image, _ = reference_sweeps(problem.matrix / norms[:, None], y / norms, 0.05, [range(120)] * 3)
@@ -268,7 +270,7 @@ def test_zero_rows_are_skipped(problem, row_order, row_weighting):
 
 def test_a_number_of_voxels_that_fills_the_lanes_exactly_works(make_problem):
     full = make_problem(6, n_frames=1, shape=(LANES, 2))
-    (solution,) = Kaczmarz(full.operators, weights()).solve(full.measurements)
+    (solution,) = Kaczmarz(full.operators, weights(), "sequential").solve(full.measurements)
     image, _ = reference_sweeps(full.matrix, full.data[0], 0.5, [range(120)] * 3)
     np.testing.assert_allclose(solution.value, image, rtol=0, atol=SWEEPS)
 
