@@ -6,25 +6,10 @@ from engine.tuning_result import MethodTuning, Trial, TuningResult
 from engine.weights import WEIGHT_NAMES
 
 
-def tuning_report(result: TuningResult, title: str) -> str:
-    """Return the tables of a tuning.
-
-    Parameters
-    ----------
-    result : TuningResult
-        What was found.
-    title : str
-        Heading.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+def tuning_report(result: TuningResult) -> str:
+    """Return the tables of a tuning as Markdown, to stand under a title."""
     config = result.config
     lines = [
-        f"# {title}",
-        "",
         f"Mean pSNR in dB (Eq. 37) over {config.frames} validation frames per SNR, seed {config.seed}; in "
         "brackets its standard deviation over the frames. `as used`: every frame with the weights of its own "
         "estimated SNR, as in a reconstruction, and not with those of the mean SNR.",

@@ -81,8 +81,8 @@ def tune_command(
         result = _tune(_scan(system_matrix), methods, config)
         save_weights(staged[weights], result.weights, _source(system_matrix, result))
         if table is not None:
-            title = f"Hand-set weights for {Path(system_matrix).name}"
-            staged[table].write_text(tuning_report(result, title), encoding="utf-8")
+            title = f"# Hand-set weights for {Path(system_matrix).name}\n\n"
+            staged[table].write_text(title + tuning_report(result), encoding="utf-8")
     _summarise(result)
     seconds = time.perf_counter() - started
     click.echo(f"wrote {', '.join(str(path) for path in outputs)} in {seconds:.0f} s")
