@@ -41,8 +41,8 @@ def run(quick: bool, output: Path) -> None:
         rows = benchmark.rows
         blocks = [
             "Mean pSNR in dB (Eq. 37) / SSIM in % (Eq. 38, over the whole image). In brackets the paper's, "
-            "on its own scanner and phantoms; its SSIM has other constants. Compare the order, not the level. "
-            "`ssim_windowed_mean` below is SSIM as usually computed.",
+            "on its own scanner and phantoms; its SSIM has other constants. Compare the order, not the "
+            "level. `ssim_windowed_mean` below is SSIM as usually computed.",
             *(block for gradient in GRADIENTS for block in _beside_the_paper(rows, gradient)),
             "## The paper's order\n\n" + _expected_order() + "\n\n" + "\n".join(order_verdicts(rows)),
             "![pSNR of the methods](accuracy.png)",

@@ -21,8 +21,15 @@ from benchmarks.row_store import Row, RowStore
 
 PICTURE_DPI = 110
 
-SHOWN_KEYS = ("method", "test_gradient", "snr_db")
-"""Parts of a key that the progress display shows."""
+SHOWN_KEYS = {
+    "method": "{}",
+    "train_snr_db": "trained at {:g} dB",
+    "grid": "{}",
+    "phantom": "phantom {}",
+    "test_gradient": "{:g} T/m",
+    "snr_db": "{:g} dB",
+}
+"""Parts of a key that the progress display shows, and how."""
 
 
 class BenchmarkRun:
@@ -91,7 +98,8 @@ class BenchmarkRun:
             computed with others is measured again.
         """
         stored_under = {"row": dict(key), "identity": dict(identity or {})}
-        label = ", ".join(_label(part, key[part]) for part in SHOWN_KEYS if key.get(part) is not None)
+        shown = {part: form for part, form in SHOWN_KEYS.items() if key.get(part) is not None}
+        label = ", ".join(form.format(key[part]) for part, form in shown.items())
         self._progress.update(self._task, description=label)
         found = self._store.find(stored_under)
         row = self._store.add(stored_under, {**key, **measure()}) if found is None else found
@@ -142,9 +150,3 @@ class BenchmarkRun:
         # Last, as it is what tells a complete benchmark.
         write_record(self.output / f"{self.name}.json", self.config, rows, self.left_out)
         self._store.discard()
-
-
-def _label(part: str, value: Any) -> str:
-    if part == "snr_db":
-        return f"{value:g} dB"
-    return f"{value:g} T/m" if part == "test_gradient" else str(value)

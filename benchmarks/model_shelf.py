@@ -28,7 +28,7 @@ EXPORTER = (*sorted((ROOT / "export").glob("*.py")), ROOT / "trainer/rdn.py", RO
 
 
 class MissingModelError(InputError):
-    """Weights that a row needs are not on this machine."""
+    """Weights that a row needs are not on this machine, or cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,17 @@ class ModelShelf:
         return self._bundle(path.stem, [path], lambda bundle: import_iconlab(path, bundle))
 
     def _bundle(self, name: str, sources: Sequence[Path], make: Callable[[Path], object]) -> ShelfBundle:
+        from export.errors import ExportError, ParityError
+
         source = _sha256(sources)
         made_from = hashlib.sha256((source + _exporter_sha256()).encode()).hexdigest()
         bundle = self._folder / f"{name}-{made_from[:12]}"
         if not (bundle / MANIFEST).is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
-            make(bundle)
+            try:
+                make(bundle)
+            except (ExportError, ParityError) as error:
+                raise MissingModelError(f"{name}: {error}") from error
         return ShelfBundle(bundle, source)
 
 

@@ -2,7 +2,11 @@
 
 from functools import cache, lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.emulation import Frames, Scan, emulate_frames, emulate_scan
+from engine.mpi.metrics import snr_db
 
 GRADIENTS = (0.5, 0.6)
 """Selection-field gradients in T/m. The networks were trained at the first."""
@@ -23,3 +27,16 @@ def reference_scan(gradient: float) -> Scan:
 def frames_of_test_split(gradient: float, count: int, snr: float) -> Frames:
     """Measure test phantoms at a gradient in T/m and a mean SNR in dB."""
     return emulate_frames(reference_scan(gradient), count, snr)
+
+
+def frames_of_image(
+    gradient: float, image: NDArray[np.floating], count: int, snr: float, seed: int = 0
+) -> Frames:
+    """Measure an image (Ny, Nx) `count` times at a gradient in T/m, each with new noise at an SNR in dB."""
+    scan = reference_scan(gradient)
+    clean = scan.measured.real_rows() @ image.reshape(-1).astype(np.float64) / scan.operators.scale
+    noise_std = float(np.linalg.norm(clean) / np.sqrt(clean.size) * 10 ** (-snr / 20))
+    rng = np.random.default_rng([seed, 37])
+    rows = clean + noise_std * rng.standard_normal((count, clean.size))
+    truth = np.repeat(image[None].astype(np.float32), count, axis=0)
+    return Frames(truth, rows, noise_std, snr_db(clean[None].repeat(count, axis=0), rows))
