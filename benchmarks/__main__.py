@@ -12,7 +12,17 @@ from benchmarks.record import RESULTS, commit, is_exact
 from benchmarks.row_store import discard_all
 from engine.errors import DeqMpiError
 
-NAMES = ("accuracy", "galleries", "snr_mismatch", "realism", "training_curve")
+NAMES = (
+    "training_curve",
+    "realism",
+    "accuracy",
+    "galleries",
+    "snr_mismatch",
+    "upsampling",
+    "convergence",
+    "quality_time",
+    "ablation",
+)
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png."""
 
 ALL = "all"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
+from benchmarks.scans import TRAIN_SNRS
 from engine.bundle import default_bundle_path, load_bundle
 from engine.errors import BundleError
 from engine.method_settings import MethodSettings
@@ -60,12 +61,15 @@ def contestants(snr: float, shelf: ModelShelf, leave_out: LeaveOut) -> list[Cont
     leave_out : callable
         Told of every model that is not on this machine.
     """
+    trained: list[Contestant] = []
+    if snr in TRAIN_SNRS:
+        trained += _if_there(lambda: trained_at("deq", snr, shelf, "deq, trained at this SNR"), leave_out)
     return [
         *(as_shipped(method) for method in HAND_CRAFTED),
         *_if_there(lambda: as_shipped("pp-mpi"), leave_out),
         *_if_there(lambda: authors_pp_mpi(shelf), leave_out),
         *_if_there(lambda: as_shipped("deq"), leave_out),
-        *_if_there(lambda: trained_at("deq", snr, shelf, "deq, trained at this SNR"), leave_out),
+        *trained,
         *_if_there(lambda: authors_deq(snr, shelf), leave_out),
     ]
 
