@@ -33,8 +33,9 @@ LADDER = 3
 SHORT_LADDERS: Mapping[str, int] = MappingProxyType({"pp-mpi": 1})
 """The same where it is less: a denoiser was trained for one noise level, and its passes are dear."""
 
-REACH_DECADES = 4
-"""Furthest that a weight is looked for from the paper's value, in factors of ten."""
+REACH_DECADES = 2
+"""Furthest that a weight is looked for from the paper's value, in factors of ten. Far beyond, a weight no
+longer does what it stands for: a threshold above the peak of the image is no longer an l1 norm."""
 
 PLATEAU_DB = 1e-3
 """A step of the search gains more: weights whose mean pSNRs are closer than this are equally good."""
