@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.record import write_page, write_record
 from engine.emulation import emulate_scan
-from engine.tuning import TUNABLE, tune
+from engine.tuning import ITERATIONS, TUNABLE, tune
 from engine.tuning_report import tuning_report
 from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
 from engine.tuning_search import Lattice
@@ -99,21 +100,17 @@ def _draw_weight(panel: Axes, tuning: MethodTuning, name: str) -> None:
 
 def _draw_iterations(panel: Axes, result: TuningResult) -> None:
     for method, tuning in result.methods.items():
-        counts = sorted({trial.iterations for trial in tuning.trials})
         means = {}
-        for count in counts:
-            tops = [
-                max((trial.psnr_mean for trial in _at(tuning, chosen.snr_db, count)), default=None)
-                for chosen in tuning.chosen
-            ]
-            known = [top for top in tops if top is not None]
-            if len(known) == len(tops):
-                means[count] = sum(known) / len(known)
+        for count in ITERATIONS:
+            tried = [_at(tuning, chosen.snr_db, count) for chosen in tuning.chosen]
+            if all(tried):
+                means[count] = fmean(max(trial.psnr_mean for trial in trials) for trials in tried)
         panel.plot(list(means), list(means.values()), ".-", label=method)
-        panel.plot(tuning.weights.iterations, means[tuning.weights.iterations], "ko", fillstyle="none")
+        chosen_count = tuning.weights.iterations
+        panel.plot(chosen_count, means[chosen_count], "ko", fillstyle="none")
     panel.set_xscale("log")
-    panel.set(xlabel="iterations", title="best weights, mean over the SNRs")
-    panel.title.set_fontsize(10)
+    panel.set_xlabel("iterations (best weights at each; circle: chosen)", fontsize=9)
+    panel.set_title("mean over the SNRs", fontsize=10)
     panel.legend(fontsize=7)
     panel.grid(alpha=0.3)
 
