@@ -1,5 +1,6 @@
 """Tuning: the best weight of a problem with a closed form, and the choices on scores that are known."""
 
+import json
 import math
 from dataclasses import replace
 from typing import ClassVar
@@ -18,7 +19,7 @@ from engine.tuning import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
 from engine.tuning_report import tuning_report
 from engine.tuning_result import Trial, TuningConfig
 from engine.tuning_search import Lattice
-from engine.weights import WEIGHT_NAMES, SnrCurve, load_weights, save_weights
+from engine.weights import WEIGHT_NAMES, SnrCurve, default_weights_path, load_weights, save_weights
 
 LOST_BY_THE_LATTICE = 0.02
 """dB: 8 values per decade miss the best weight by a factor of at most 10^(1/16), a second-order loss."""
@@ -256,3 +257,17 @@ def test_negative_snrs_can_be_tuned_at(emulated) -> None:
     tuned = tune(emulated, ["cg-tikhonov"], replace(QUICK, snr_db=(-5.0, 10.0)))
     assert tuned.weights["cg-tikhonov"].curves["lambda"].snr_db == (-5.0, 10.0)
     assert isinstance(tuned.weights["cg-tikhonov"].curves["lambda"], SnrCurve)
+
+
+def test_the_weights_that_ship_were_tuned_and_beat_the_papers() -> None:
+    shipped = load_weights()
+    assert set(shipped) == set(TUNABLE)
+    for weights in shipped.values():
+        assert all(curve.snr_db == TuningConfig.snr_db for curve in weights.curves.values())
+    source = json.loads(default_weights_path().read_text())["source"]
+    assert (source["frames"], source["split"]) == (TuningConfig.frames, "validation")
+    for method in PUBLISHED_ITERATIONS:
+        figures = source["psnr_mean_db"][method]
+        assert all(
+            tuned >= paper for tuned, paper in zip(figures["tuned"], figures["published"], strict=True)
+        )
