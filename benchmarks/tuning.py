@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from benchmarks.record import write_page, write_record
@@ -94,6 +95,7 @@ def _draw_weight(panel: Axes, tuning: MethodTuning, name: str) -> None:
             paper = tuning.published[place]
             panel.plot(paper.weights[name], paper.psnr_mean, "x", **style)
     panel.set_xscale("log")
+    panel.xaxis.set_minor_formatter(NullFormatter())  # within one decade its labels overlap
     panel.set_xlabel(f"{name} (x: the paper's)", fontsize=9)
     panel.grid(alpha=0.3)
 
