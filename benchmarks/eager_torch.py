@@ -6,8 +6,8 @@ norms and (I + A^T A)^-1 are computed before, and A x once an iteration.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,19 @@ class EagerFrame:
     epsilon: float
     image_shape: tuple[int, int]
 
+    def in_double_precision(self) -> "EagerFrame":
+        """Return the frame in float64, to tell the algorithm from its rounding."""
+        matrix = self.system_matrix.double()
+        normal = matrix.T @ matrix
+        return replace(
+            self,
+            system_matrix=matrix,
+            row_energies=(matrix * matrix).sum(dim=1),
+            inverse=torch.linalg.inv(normal + torch.eye(len(normal), dtype=normal.dtype)),
+            data=self.data.double(),
+            start=self.start.double(),
+        )
+
 
 def eager_frame(operators: Operators, measurement: NormalizedMeasurement) -> EagerFrame:
     """Turn the engine's arrays into tensors that share their memory."""
@@ -66,16 +79,17 @@ def eager_frame(operators: Operators, measurement: NormalizedMeasurement) -> Eag
     )
 
 
-def kaczmarz(frame: EagerFrame, damping: float, sweeps: int) -> Tensor:
-    """Sweep over the rows in order with the weight lambda = `damping`; clip at zero after each sweep.
+def kaczmarz(frame: EagerFrame, damping: float, orders: Iterable[Sequence[int]]) -> Tensor:
+    """Sweep over the rows with the weight lambda = `damping`; clip at zero after each sweep.
 
-    As `engine.solvers.kaczmarz.Kaczmarz`: min ||A x - y||^2 + lambda ||x||^2 over x >= 0. Returns x (N,).
+    As `engine.solvers.kaczmarz.Kaczmarz`: for min ||A x - y||^2 + lambda ||x||^2. `orders` holds the rows
+    that each sweep visits. Returns x (N,).
     """
     rows, energies, data = frame.system_matrix, frame.row_energies, frame.data
     root = math.sqrt(damping)
     x, v = rows.new_zeros(rows.shape[1]), torch.zeros_like(data)
-    for _ in range(sweeps):
-        for i in range(len(rows)):
+    for order in orders:
+        for i in order:
             row = rows[i]
             step = (data[i] - root * v[i] - torch.dot(row, x)) / (energies[i] + damping)
             x += step * row
