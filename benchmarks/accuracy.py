@@ -23,7 +23,7 @@ from benchmarks.scans import GRADIENTS, SNRS, TRAIN_GRADIENT, frames_of_test_spl
 FRAMES = 512
 QUICK_FRAMES = 6
 
-SLOW_FRAMES = 16
+SLOW_FRAMES = 8
 """The first so many frames for the deep image prior."""
 
 Row = Mapping[str, Any]
