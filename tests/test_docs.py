@@ -197,7 +197,7 @@ def public_modules() -> set[str]:
         root = importlib.import_module(package)
         names |= {module.name for module in pkgutil.walk_packages(root.__path__, f"{package}.")}
     hidden = re.compile(
-        r"\._|\.mdf_(?!access|factory)|\.cli$|\.commands(\.|$)|\.__main__$|^engine\.mpi$|^engine\.models"
+        r"\._|\.mdf_(?!access|factory)|\.cli$|\.commands(\.|$)|\.__main__$|^engine\.(mpi|solvers)$|^engine\.models"
     )
     return {name for name in names if not hidden.search(name)}
 
