@@ -17,7 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-default test-slow wheel-test docs clean
+.PHONY: help demo test lint test-default test-slow wheel-test docs benchmark-quick benchmark clean
 
 say = @printf '==> %s\n' "$(1)"
 
@@ -28,7 +28,7 @@ define venv
 endef
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: $(DEMO)/.ready  ## Simulate, calibrate, reconstruct and measure on built-in data (no torch)
 	$(call say,engine demo demo-output)
@@ -70,8 +70,17 @@ docs: $(DEV)/.ready  ## Build the documentation into site/
 	@$(DEV)/bin/mkdocs build --quiet --strict
 	@echo "site/index.html"
 
+# One thread per process: times are those of one core, and networks of this size gain nothing from more.
+benchmark-quick: $(DEV)/.ready  ## Every benchmark with few frames, in minutes, into benchmark-output/
+	$(call say,quick benchmarks into benchmark-output)
+	@OMP_NUM_THREADS=1 $(DEV)/bin/python -m benchmarks all --quick --output benchmark-output
+
+benchmark: $(DEV)/.ready  ## Every benchmark in full, in hours, into benchmarks/results/ (resumes)
+	$(call say,benchmarks into benchmarks/results)
+	@OMP_NUM_THREADS=1 $(DEV)/bin/python -m benchmarks all
+
 clean:  ## Remove environments, builds, caches and outputs
-	rm -rf .venvs build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venvs build dist site demo-output benchmark-output benchmarks/.bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO)/.ready: pyproject.toml $(SOURCES)

@@ -13,17 +13,21 @@ from benchmarks.row_store import discard_all
 from engine.errors import DeqMpiError
 
 NAMES = (
+    "tuning",
     "training_curve",
     "realism",
     "accuracy",
     "galleries",
     "snr_mismatch",
     "upsampling",
-    "convergence",
-    "quality_time",
     "ablation",
+    "convergence",
+    "initialisation",
+    "quality_time",
+    "eager_speed",
 )
-"""Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png."""
+"""Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png. The tuning comes first, as
+it writes the weights that the others use."""
 
 ALL = "all"
 
