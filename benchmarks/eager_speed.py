@@ -228,7 +228,7 @@ def _picture(rows: Sequence[Row]) -> Figure:
     axes.bar_label(bars, [f"{row['ratio']:.1f}x" for row in chosen], padding=2)
     axes.set(yscale="log", ylabel="milliseconds per solve", title="one frame on one thread", xticks=places)
     axes.set_xticklabels([f"{row['method']}\n{row['iterations']} iterations" for row in chosen], fontsize=8)
-    axes.set_ylim(top=3 * max(eager))
+    axes.set_ylim(bottom=1, top=3 * max(eager))
     axes.grid(alpha=0.3, axis="y")
     axes.legend()
     return figure
