@@ -36,8 +36,9 @@ class Admm(ABC):
     """Eqs. (5)-(9) with the l2 ball of Eq. (10), plain iterations from (x_LS, 0, 0).
 
     The weights of the prior are alpha / mu of Eq. (11). The problem's solution depends only on their ratio;
-    their size sets how fast the iteration gets there. The image is max(x, 0) of the last iterate: x is what
-    the data agree with (the prior's z1 differs by less than 0.01 dB), and the learned methods give the same.
+    their size sets how fast the iteration gets there, and so the image after a number of iterations too small
+    to get there. The image is max(x, 0) of the last iterate: x is what the data agree with (the prior's z1
+    differs by at most 0.01 dB in pSNR), and the learned methods give the same.
 
     Parameters
     ----------

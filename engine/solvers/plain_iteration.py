@@ -20,7 +20,7 @@ def iterate_plain(
 
     The residual of a step is the relative change of the whole state, ||f(z) - z|| / (||f(z)|| + 1e-12), as in
     `solve_fixed_point`. A frame that meets the tolerance keeps the state that it has then, so its result
-    is the same whatever frames it is solved with.
+    is the same whatever frames it is solved with. It stays in the batch: few frames end much before the last.
 
     Parameters
     ----------
