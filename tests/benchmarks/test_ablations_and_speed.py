@@ -75,10 +75,10 @@ def test_gains_are_averages_over_common_training_snrs() -> None:
 def test_ablation_tests_every_model_at_35_db_and_at_its_own_snr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "QUICK_FRAMES", 1)
+    monkeypatch.setattr(ablation, "FRAMES", 1)
     monkeypatch.setattr(ablation, "trained_at", trained_but("unrolled"))
     monkeypatch.setattr(ablation, "authors_deq", absent)
-    ablation.run(quick=True, output=tmp_path)
+    ablation.run(quick=False, output=tmp_path)
     rows, page, left_out = published(tmp_path, "ablation")
     assert all(row.keys() >= QUALITY for row in rows)
     pairs = [(5.0, 35.0), (5.0, 5.0), (15.0, 35.0), (15.0, 15.0), (25.0, 35.0), (25.0, 25.0)]
