@@ -1,6 +1,5 @@
 """ADMM with hand-crafted image priors: the paper's opponents admm-l1, admm-tv and admm-hybrid."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,15 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ConfigError
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import ImagePrior
-from engine.solution import Result, Solution, SolveStats
+from engine.solution import Solution
 from engine.solvers.ball_step import BallStep
 from engine.solvers.plain_iteration import iterate_plain
 from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
-from engine.weights import WEIGHT_NAMES, MethodWeights
+from engine.solvers.weighted_frames import (
+    check_tolerance,
+    check_weights,
+    solution_per_frame,
+    weights_per_frame,
+)
+from engine.weights import MethodWeights
 
 TOLERANCE = 1e-4
 """Relative change of the state at which a frame ends, as in `FixedPointConfig`."""
@@ -60,13 +64,8 @@ class Admm(ABC):
     method: str
 
     def __init__(self, operators: Operators, weights: MethodWeights, tolerance: float = TOLERANCE) -> None:
-        names = WEIGHT_NAMES[self.method]
-        if set(weights.curves) != set(names):
-            raise ConfigError(
-                f"the weights of {self.method} are {sorted(weights.curves)}; expected {sorted(names)}"
-            )
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise ConfigError(f"tolerance is {tolerance!r}; expected a non-negative number")
+        check_weights(self.method, weights)
+        check_tolerance(tolerance)
         self.operators = operators
         self.weights = weights
         self.tolerance = tolerance
@@ -91,33 +90,13 @@ class Admm(ABC):
         NonFiniteError
             If an iterate is NaN or infinite.
         """
-        epsilon = [noise_bound(measurement, self.operators) for measurement in measurements]
-        weights = [self.weights.at(measurement.snr_db) for measurement in measurements]
+        weights = weights_per_frame(self.weights, measurements)
         by_name = {name: np.array([frame[name] for frame in weights]) for name in self.weights.curves}
         step = BallStep(self.operators, self._prior(by_name))
-        step.set_measurements(
-            np.stack([measurement.explained for measurement in measurements]),
-            np.array([measurement.remainder for measurement in measurements]),
-            np.array(epsilon),
-        )
-        start = step.start(np.stack([measurement.start for measurement in measurements]))
+        start = step.begin(measurements)
         states, residuals, _ = iterate_plain(step, start, self.weights.iterations, self.tolerance)
         images = np.maximum(states[:, : self.operators.n_voxels], 0)
-        return [
-            Solution(
-                image,
-                Result.CONVERGED if history[-1] <= self.tolerance else Result.MAX_ITERATIONS,
-                SolveStats(
-                    len(history),
-                    tuple(history),
-                    weights=frame_weights,
-                    weights_clamped=not self.weights.covers(measurement.snr_db),
-                ),
-            )
-            for image, history, frame_weights, measurement in zip(
-                images, residuals, weights, measurements, strict=True
-            )
-        ]
+        return solution_per_frame(images, residuals, self.tolerance, self.weights, measurements)
 
 
 class AdmmL1(Admm):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.fixed_point import FixedPointConfig, solve_fixed_point
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solution import Solution
@@ -55,13 +55,7 @@ class BallEquilibrium:
         return [self._solve(measurement) for measurement in measurements]
 
     def _solve(self, measurement: NormalizedMeasurement) -> Solution:
-        epsilon = noise_bound(measurement, self.operators)
-        self._step.set_measurements(
-            measurement.explained[None],
-            np.array([measurement.remainder], np.float32),
-            np.array([epsilon], np.float32),
-        )
-        start = self._step.start(measurement.start[None])[0]
+        (start,) = self._step.begin([measurement])
         solution = solve_fixed_point(self._single, start, self.config)
         return replace(solution, value=np.maximum(solution.value[: self.operators.n_voxels], 0))
 

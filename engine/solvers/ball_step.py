@@ -5,10 +5,13 @@ the part of y that no image explains: z0 is a mean of y and of A x - d0, and d0 
 coordinates hold all of it, whatever the number of rows, and no product with A or A^T is left.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import PairingError
+from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.protocols import Float32Array, ImagePrior
 
@@ -43,6 +46,7 @@ class BallStep:
                 f"the operators' grid has {nz} slices; the image priors take images of one slice; "
                 "use a system matrix with Nz = 1 or a method without image prior"
             )
+        self._operators = operators
         self._prior = prior
         self._image_shape = (1, ny, nx)
         self._n_voxels = operators.n_voxels
@@ -58,6 +62,21 @@ class BallStep:
     def state_size(self) -> int:
         """Length 3N + 1 of the state of one frame."""
         return 3 * self._n_voxels + 1
+
+    def begin(self, measurements: Sequence[NormalizedMeasurement]) -> Float32Array:
+        """Set the measurements and return their first states: (x_LS, 0, 0), shape (F, 3N + 1).
+
+        Raises
+        ------
+        PairingError
+            If the noise level of a measurement is not known.
+        """
+        self.set_measurements(
+            np.stack([measurement.explained for measurement in measurements]),
+            np.array([measurement.remainder for measurement in measurements]),
+            np.array([noise_bound(measurement, self._operators) for measurement in measurements]),
+        )
+        return self.start(np.stack([measurement.start for measurement in measurements]))
 
     def set_measurements(
         self,

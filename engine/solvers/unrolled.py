@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solution import Result, Solution, SolveStats
@@ -50,13 +50,8 @@ class Unrolled:
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Run the iterations; errors as `Equilibrium.solve`."""
-        self._step.set_measurements(
-            np.stack([measurement.explained for measurement in measurements]),
-            np.array([measurement.remainder for measurement in measurements], np.float32),
-            np.array([noise_bound(measurement, self.operators) for measurement in measurements], np.float32),
-        )
-        start = self._step.start(np.stack([measurement.start for measurement in measurements]))
-        z, residuals, _ = iterate_plain(self._step, start, self.iterations, 0.0)
+        start = self._step.begin(measurements)
+        z, residuals, _ = iterate_plain(self._step, start, self.iterations, tolerance=0.0)
         images = np.maximum(z[:, : self.operators.n_voxels], 0)
         return [
             Solution(image, Result.FIXED_ITERATIONS, SolveStats(self.iterations, tuple(history)))
