@@ -43,6 +43,9 @@ SHOWN = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 IN_TABLE = (1, 2, 5, 10, 15, 25, 50, 100)
 """Iterations of the table at the top of the page."""
 
+LARGEST_DROP = 15.0
+"""dB below the best that the picture shows."""
+
 ANDERSON = FixedPointConfig(tolerance=0.0, max_iterations=SHOWN[-1])
 PLAIN = replace(ANDERSON, memory=0)
 
@@ -267,9 +270,9 @@ def _picture(rows: Sequence[Row]) -> Figure:
         style = "." + ("--" if method.endswith("plain") else "-")
         left.plot(iterations, [row["psnr_mean"] for row in chosen], style, label=method)
         right.plot(iterations, [row["residual_median"] for row in chosen], style, label=method)
-    best = max(row["psnr_mean"] for row in rows)
+    levels = [row["psnr_mean"] for row in rows]
     left.set(ylabel="mean pSNR in dB", title=f"trained and tested at {SNR:g} dB (Fig. 4)")
-    left.set_ylim(best - 20, best + 1)
+    left.set_ylim(max(min(levels), max(levels) - LARGEST_DROP) - 1, max(levels) + 1)
     right.set(ylabel="median relative residual", yscale="log", title="change by one evaluation")
     for axes in (left, right):
         axes.set(xlabel="evaluations of the map", xscale="log", xticks=(1, 2, 5, 10, 25, 50, 100))
