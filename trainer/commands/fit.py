@@ -16,7 +16,7 @@ from trainer.fit import fit as fit_networks
 )
 @click.option("--resume", is_flag=True, help="Continue the run in this folder from its last checkpoint.")
 def fit(config: Path, run_dir: Path, *, resume: bool) -> None:
-    """Pre-train the networks and train their fixed point as CONFIG (TOML) says.
+    """Pre-train the networks of a method and train the images they make as CONFIG (TOML) says.
 
     Ctrl-C ends the step under way, writes a checkpoint and exits with code 130.
     """
