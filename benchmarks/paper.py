@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 ORDER = ("least-squares", "admm-l1", "art", "admm-tv", "admm-hybrid", "pp-mpi", "deq")
-"""From worst to best at 15 and 25 dB (Table I; least squares: the authors' code). TV and hybrid may tie."""
+"""From worst to best at 15 and 25 dB (Table I; least squares: the authors' code)."""
+
+MAY_TIE = ("admm-tv", "admm-hybrid")
+"""Neighbours in the order of which the second need only be as good as the first."""
+
+TIE = 0.05
+"""Difference in dB that the paper's tables, of one decimal, do not show."""
 
 ORDER_SNRS = (15.0, 25.0)
 
