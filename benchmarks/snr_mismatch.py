@@ -30,7 +30,7 @@ from benchmarks.scans import (
 )
 from engine.emulation import Frames
 
-FRAMES, QUICK_FRAMES = 512, 8
+FRAMES, QUICK_FRAMES = 128, 8
 REPETITIONS, QUICK_REPETITIONS = 16, 2
 """Measurements of the tubes, each with noise of its own; the picture shows the first."""
 
