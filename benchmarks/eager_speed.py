@@ -39,7 +39,7 @@ from engine.solvers.admm import PROX_ITERATIONS, PROX_TOLERANCE
 from engine.solvers.kaczmarz import row_orders
 from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
 
-FRAMES = 24
+FRAMES = 6
 QUICK_FRAMES = 2
 
 SNR = 25.0

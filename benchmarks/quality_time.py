@@ -24,7 +24,7 @@ from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_sca
 from engine.errors import BundleError
 from export.errors import ExportError, ParityError
 
-FRAMES = 128
+FRAMES = 32
 QUICK_FRAMES = 3
 
 SNRS = (35.0, 15.0)

@@ -37,11 +37,11 @@ FACTORS = {"13 x 26": 1, "26 x 52": 2}
 
 Y_SHAPE, VESSELS = "Y", "vessels"
 
-COUNTS = {Y_SHAPE: 16, VESSELS: 64}
+COUNTS = {Y_SHAPE: 4, VESSELS: 16}
 QUICK_COUNTS = {Y_SHAPE: 2, VESSELS: 4}
 """Frames: the Y with noise of its own each time, and vessel trees."""
 
-SLOW_FRAMES = 4
+SLOW_FRAMES = 1
 """The first so many frames for the deep image prior."""
 
 SHOWN = {Y_SHAPE: 0, VESSELS: 3}
