@@ -250,7 +250,7 @@ def test_the_report_accounts_for_every_frame(outputs: Path, operators: Path) -> 
     assert (report["kind"], report["schema"], report["method"]) == ("deq-mpi-report", 2, "deq")
     assert report["model"] == "tiny"
     assert report["operators"] == str(operators)
-    tolerance = report["solver"]["tolerance"]
+    tolerance = report["settings"]["tolerance"]
     assert [frame["frame"] for frame in report["frames"]] == list(range(N_IMAGES))
     for frame in report["frames"]:
         assert 1 <= frame["iterations"] == len(frame["residuals"]) <= MAX_ITERATIONS
