@@ -220,15 +220,15 @@ def _summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _picture(rows: Sequence[Row]) -> Figure:
     chosen = [row for row in rows if row["eager_threads"] == 1]
     places = np.arange(len(chosen))
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots()
-    eager = [row["eager_ms"] for row in chosen]
-    axes.bar(places - 0.2, [row["ms"] for row in chosen], 0.4, label="engine")
+    own, eager = ([row[key] for row in chosen] for key in ("ms", "eager_ms"))
+    axes.bar(places - 0.2, own, 0.4, label="engine")
     bars = axes.bar(places + 0.2, eager, 0.4, label="eager PyTorch")
     axes.bar_label(bars, [f"{row['ratio']:.1f}x" for row in chosen], padding=2)
     axes.set(yscale="log", ylabel="milliseconds per solve", title="one frame on one thread", xticks=places)
     axes.set_xticklabels([f"{row['method']}\n{row['iterations']} iterations" for row in chosen], fontsize=8)
-    axes.set_ylim(bottom=1, top=3 * max(eager))
+    axes.set_ylim(bottom=min(own) / 3, top=3 * max(eager))
     axes.grid(alpha=0.3, axis="y")
     axes.legend()
     return figure
