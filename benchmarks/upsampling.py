@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant, contestants
-from benchmarks.deep_image_prior import METHOD, TOO_SLOW, untrained
 from benchmarks.drawn_phantoms import y_shape
 from benchmarks.image_matrix import Column, comparison, draw_matrix
 from benchmarks.model_shelf import ModelShelf
@@ -41,8 +40,7 @@ COUNTS = {Y_SHAPE: 4, VESSELS: 16}
 QUICK_COUNTS = {Y_SHAPE: 2, VESSELS: 4}
 """Frames: the Y with noise of its own each time, and vessel trees."""
 
-SLOW_FRAMES = 1
-"""The first so many frames for the deep image prior."""
+TOO_SLOW = "dip: it takes minutes per frame on the finer grid"
 
 SHOWN = {Y_SHAPE: 0, VESSELS: 3}
 """Frame of each phantom in the picture."""
@@ -79,13 +77,10 @@ class FineFrames:
 def run(quick: bool, output: Path) -> None:
     """Reconstruct on both grids and write upsampling.json, upsampling.md and upsampling.png."""
     counts = QUICK_COUNTS if quick else COUNTS
-    config = {"quick": quick, "frames": counts, "slow_frames": SLOW_FRAMES, "seed": 0, "split": "test"}
+    config = {"quick": quick, "frames": counts, "seed": 0, "split": "test"}
     with BenchmarkRun("upsampling", output, config) as benchmark:
         field = contestants(EXPERIMENT_SNR, ModelShelf(), benchmark.leave_out)
-        if quick:
-            benchmark.leave_out(TOO_SLOW)
-        else:
-            field.append(untrained())
+        benchmark.leave_out(TOO_SLOW)
         benchmark.expect(len(FACTORS) * len(counts) * len(field))
         for grid in FACTORS:
             for phantom, count in counts.items():
@@ -99,8 +94,7 @@ def run(quick: bool, output: Path) -> None:
             "matrix, against the same.",
             markdown_table(_beside_each_other(rows, list(counts))),
             "![The Y and a vessel on both grids](upsampling.png)",
-            "## All figures\n\nThe deep image prior (dip) has "
-            f"{SLOW_FRAMES} frames, the first of the others'.",
+            "## All figures",
         ]
         pictures = {"upsampling.png": _gallery(rows, counts)}
         benchmark.publish("Reconstruction with the upsampled system matrix", blocks, pictures, hidden=[IMAGE])
@@ -132,15 +126,13 @@ def _row(benchmark: BenchmarkRun, contestant: Contestant, grid: str, phantom: st
     def measure() -> dict[str, Any]:
         operators = _operators(grid)
         frames = _frames(phantom, count)
-        used = min(SLOW_FRAMES, count) if contestant.method == METHOD else count
-        rows = frames.whitened[:used] / operators.scale
-        images, done = reconstruct(contestant.open(operators), rows)
+        images, done = reconstruct(contestant.open(operators), frames.whitened / operators.scale)
         interpolated = None
         if FACTORS[grid] == 1:
             fine = _interpolated(images, operators, 2)
-            interpolated = float(psnr_db(fine, frames.truth(2)[:used]).mean())
+            interpolated = float(psnr_db(fine, frames.truth(2)).mean())
         return (
-            image_quality(images, frames.truth(FACTORS[grid])[:used])
+            image_quality(images, frames.truth(FACTORS[grid]))
             | {"psnr_interpolated": interpolated}
             | effort(done)
             | {IMAGE: images[SHOWN[phantom]].tolist()}
