@@ -57,6 +57,7 @@ class BatchSolution:
         return {
             f"{prefix}_iterations": self.iterations.double().mean().item(),
             f"{prefix}_converged": self.converged.double().mean().item(),
+            f"{prefix}_residual_mean": self.residual.mean().item(),
             f"{prefix}_residual_median": self.residual.median().item(),
             f"{prefix}_residual_max": self.residual.max().item(),
             f"{prefix}_restarts": float(self.restarts.sum().item()),

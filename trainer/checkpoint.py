@@ -11,7 +11,7 @@ tensorboard/              the same, for TensorBoard
 
 import pickle
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from engine.atomic_write import atomic_path
 from engine.errors import InputError
+from trainer.architecture import differences
 from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolved_toml
 from trainer.consistency import BallProjection, LearnedConsistency
 from trainer.end_to_end import EndToEndModel
@@ -53,8 +54,11 @@ class RunState:
         Best validation so far.
     model, optimizer : dict
         State dicts.
-    generator : Tensor of uint8
-        State of the random generator.
+    generator : Tensor of uint8, shape (P, n)
+        State of the random generator of each of P processes; of shape (n,) in files of a single process
+        from before there could be several.
+    watch : dict
+        State of the `trainer.divergence.DivergenceWatch`.
     """
 
     phase: int
@@ -64,6 +68,7 @@ class RunState:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     generator: Tensor
+    watch: dict[str, Any] = field(default_factory=dict)
 
 
 def build_model(config: ModelConfig, method: Method = "deq") -> ReconstructionModel:
@@ -148,7 +153,8 @@ def _require_names_and_shapes(path: Path, weights: dict[str, Tensor], own: dict[
         expected = tuple(own[key].shape) if key in own else "nothing"
         if got != expected:
             raise InputError(
-                f"{path} holds {got} for {key}; expected {expected}: check the [model] table and the method"
+                f"{path} holds {got} for {key}; expected {expected}{differences(weights, own)}: "
+                "check the [model] table and the method"
             )
 
 
@@ -179,6 +185,18 @@ def load_state(run_dir: Path) -> RunState:
         is_unsafe = isinstance(error, pickle.UnpicklingError)
         reason = "it holds other objects than tensors" if is_unsafe else str(error).splitlines()[0]
         raise InputError(f"{path} is not a checkpoint of this program ({reason}); start a new run") from error
+
+
+def load_model_state(run_dir: Path, state: RunState, model: ReconstructionModel) -> None:
+    """Give a model the weights of a run's state.
+
+    Raises
+    ------
+    InputError
+        If they are those of other networks.
+    """
+    _require_names_and_shapes(run_dir / STATE_FILE, state.model, model.state_dict())
+    model.load_state_dict(state.model)
 
 
 def load_model(run_dir: Path | str, weights: str = BEST_WEIGHTS) -> tuple[ReconstructionModel, TrainConfig]:

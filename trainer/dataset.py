@@ -9,6 +9,40 @@ from engine.errors import ConfigError
 from trainer.noise import draw_uniform
 
 
+def require_images(images: NDArray[np.floating], name: str) -> None:
+    """Check that there is something to learn from in every image.
+
+    Parameters
+    ----------
+    images : ndarray, shape (n, Ny, Nx)
+    name : str
+        What they are for, used in messages.
+
+    Raises
+    ------
+    ConfigError
+        If the array is no non-empty stack, or an image holds NaN or infinity or one value only.
+    """
+    advice = "check or replace their source"
+    if images.ndim != 3 or images.size == 0:
+        raise ConfigError(
+            f"{name} images of shape {images.shape}; expected finite values of shape (n, Ny, Nx): {advice}"
+        )
+    flat = images.reshape(len(images), -1)
+    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if len(bad):
+        raise ConfigError(
+            f"{name} images with NaN or infinity: {len(bad)} of {len(images)}, the first is number {bad[0]}; "
+            f"expected finite values of shape (n, Ny, Nx): {advice}"
+        )
+    empty = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+    if len(empty):
+        raise ConfigError(
+            f"{name} images without contrast: {len(empty)} of {len(images)}, the first is number {empty[0]} "
+            f"and {flat[empty[0], 0]:g} everywhere; expected images of minimum 0 and peak 1: {advice}"
+        )
+
+
 class PhantomSet:
     """A set of non-negative images of peak 1, drawn in random batches.
 
@@ -23,7 +57,7 @@ class PhantomSet:
     Raises
     ------
     ConfigError
-        If the array is not a non-empty stack of finite images.
+        If the array is not a non-empty stack of finite images with contrast.
     """
 
     def __init__(
@@ -32,8 +66,7 @@ class PhantomSet:
         intensity: tuple[float, float] = (1.0, 1.0),
         device: torch.device | str = "cpu",
     ) -> None:
-        if images.ndim != 3 or len(images) == 0 or not np.isfinite(images).all():
-            raise ConfigError(f"images of shape {images.shape}; expected finite values of shape (n, Ny, Nx)")
+        require_images(images, "training")
         self.images = torch.tensor(images, dtype=torch.float32, device=device)
         self._intensity = intensity
 

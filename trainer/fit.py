@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine.errors import ConfigError, InputError
+from trainer.batch_shares import share_batches
 from trainer.checkpoint import (
     CONFIG_FILE,
     STATE_FILE,
@@ -17,16 +18,21 @@ from trainer.checkpoint import (
 )
 from trainer.config import TrainConfig, load_config
 from trainer.interruption import StopRequest
-from trainer.journal import Journal
+from trainer.journal import Journal, Silence
 from trainer.optimisation import Optimisation, Validation
 from trainer.phases import make_phases
 from trainer.problem import Problem, load_problem
+from trainer.processes import Processes, SingleProcess
 from trainer.reconstruction_model import ReconstructionModel
 from trainer.validation import measure_once
 
 
 def fit(
-    config: TrainConfig, run_dir: Path | str, resume: bool = False, problem: Problem | None = None
+    config: TrainConfig,
+    run_dir: Path | str,
+    resume: bool = False,
+    problem: Problem | None = None,
+    processes: Processes | None = None,
 ) -> ReconstructionModel:
     """Train the networks and leave a run folder (see `trainer.checkpoint`).
 
@@ -36,12 +42,16 @@ def fit(
     Parameters
     ----------
     config : TrainConfig
+        Batch sizes are those of a step over all processes.
     run_dir : path
         Created if missing. Without `resume` it must not hold a run.
     resume : bool, optional
         Continue from the last checkpoint. The configuration must be that of the run.
     problem : Problem, optional
         Operators and images; by default those that `config.data` describes.
+    processes : Processes, optional
+        Those that call this function together, as `trainer.processes.join_processes` yields them; by
+        default this one alone. The main one validates and writes, and an error of one ends all.
 
     Returns
     -------
@@ -51,18 +61,46 @@ def fit(
     Raises
     ------
     ConfigError
-        If the configuration is not that of the run to resume, or asks for an absent device.
+        If the configuration is not that of the run to resume, asks for an absent device, or has a batch
+        that cannot be dealt out to the processes evenly.
     InputError
-        If the folder already holds a run, or there is nothing to resume.
+        If the folder already holds a run, there is nothing to resume, or images, system matrix or
+        weights to start from cannot be used.
     NonFiniteError
         If a loss, gradient or solve is NaN or infinite.
+    DivergedRunError
+        If the model gets worse and worse (`trainer.divergence`).
     InterruptedRunError
-        After SIGINT, once a checkpoint is written.
+        After SIGINT to any of the processes, once a checkpoint is written.
+    ProcessError
+        If another process failed or ended.
     """
     run_dir = Path(run_dir)
-    device = _device(config.fit.device)
+    processes = SingleProcess() if processes is None else processes
     if not resume:
-        _require_no_run(run_dir)
+        processes.on_main(lambda: _require_no_run(run_dir))
+    with processes.together():
+        run = _prepare(config, run_dir, resume, problem, processes)
+    processes.broadcast(run.model)
+    if not resume:  # last, so that a run that cannot start leaves no folder behind
+        processes.on_main(lambda: _begin_folder(run_dir, config))
+        run.save()
+    # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
+    with (
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True),
+        StopRequest() as stop,
+        Journal(run_dir, run.total) if processes.is_main else Silence() as journal,
+    ):
+        run.run(journal, stop)
+    return run.model
+
+
+def _prepare(
+    config: TrainConfig, run_dir: Path, resume: bool, problem: Problem | None, processes: Processes
+) -> Optimisation:
+    """Bring a run to where it starts or goes on."""
+    device = _device(config.fit.device, processes)
+    share = share_batches(config, processes.count)
     state = _state_to_resume(config, run_dir) if resume else None
     if config.fit.threads:
         torch.set_num_threads(config.fit.threads)
@@ -74,33 +112,46 @@ def fit(
         _load_starts(config, model)
     run = Optimisation(
         model,
-        torch.Generator(device).manual_seed(step_seed),
-        make_phases(config, model, problem),
+        torch.Generator(device).manual_seed(_seed_of_process(step_seed, processes.rank)),
+        make_phases(share, model, problem),
         _validation(config, problem, validation_seed),
         validate_every=config.fit.validate_every,
         gradient_clip=config.fit.gradient_clip,
         run_dir=run_dir,
+        processes=processes,
     )
     if state is not None:
         run.restore(state)
-    else:  # last, so that a run that cannot start leaves no folder behind
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(run_dir, config)
-        run.save()
-    # TF32 would train a map that differs by 1e-3 from the one that runs in float32 afterwards.
-    with (
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True),
-        StopRequest() as stop,
-        Journal(run_dir, run.total) as journal,
-    ):
-        run.run(journal, stop)
-    return model
+    return run
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
+def _begin_folder(run_dir: Path, config: TrainConfig) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(run_dir, config)
+
+
+def _seed_of_process(seed: int, rank: int) -> int:
+    """Return the seed of a process's steps; the main one has that of a run of one process."""
+    if rank == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, rank)).generate_state(1, np.uint64)[0]) % 2**63
+
+
+def _device(name: str, processes: Processes) -> torch.device:
+    """Return the device of a process; of several on a machine, each has a CUDA device of its own."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ConfigError("fit.device is 'cuda' but torch finds no CUDA device; set it to 'cpu'")
-    return torch.device(name)
+    found, number = torch.cuda.device_count(), processes.local_rank
+    if number >= found:
+        raise ConfigError(
+            f"{found} CUDA devices for at least {number + 1} processes on a machine; expected one for each: "
+            f"start with --nproc-per-node={found}, or set fit.device to 'cpu'"
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _state_to_resume(config: TrainConfig, run_dir: Path) -> RunState:

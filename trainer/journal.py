@@ -2,10 +2,12 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,6 +18,10 @@ from engine.atomic_write import atomic_path
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
+PARTS = ("data", "forward", "backward")
+"""Parts of a step whose shares of its time are recorded; the rest is the exchange between processes, the
+optimiser and the records themselves."""
+
 
 @dataclass
 class _Tally:
@@ -25,15 +31,70 @@ class _Tally:
     loss: float = 0.0
     images: int = 0
     seconds: float = 0.0
+    parts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, loss: float, images: int, seconds: float) -> None:
+    def add(self, loss: float, images: int, seconds: float, parts: Mapping[str, float]) -> None:
         self.steps += 1
         self.loss += loss
         self.images += images
         self.seconds += seconds
+        self.parts.update(parts)
 
     def line(self) -> str:
-        return f"mean loss {self.loss / self.steps:.5f}, {self.images / self.seconds:.0f} images/s"
+        shares = {part: self.parts[part] / self.seconds for part in PARTS}
+        shares["rest"] = 1.0 - sum(shares.values())
+        shown = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+        return f"mean loss {self.loss / self.steps:.5f}, {self.images / self.seconds:.0f} images/s ({shown})"
+
+
+class RunLog(Protocol):
+    """What takes note of a run; the methods are explained at `Journal`."""
+
+    def begin(self, phase: str, steps: int, done: int) -> None: ...  # noqa: D102
+
+    def step(  # noqa: D102
+        self,
+        total: int,
+        phase: str,
+        images: int,
+        figures: Mapping[str, float],
+        seconds: Mapping[str, float],
+    ) -> None: ...
+
+    def checkpoint(self, total: int, phase: str) -> None: ...  # noqa: D102
+
+    def validation(self, total: int, phase: str, figures: Mapping[str, float]) -> None: ...  # noqa: D102
+
+
+class Silence:
+    """The log of the processes that leave it to the main one; use as a context manager, too."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave nothing behind."""
+
+    def begin(self, phase: str, steps: int, done: int) -> None:
+        """Say nothing."""
+
+    def step(
+        self,
+        total: int,
+        phase: str,
+        images: int,
+        figures: Mapping[str, float],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Say nothing."""
+
+    def checkpoint(self, total: int, phase: str) -> None:
+        """Say nothing."""
+
+    def validation(self, total: int, phase: str, figures: Mapping[str, float]) -> None:
+        """Say nothing."""
 
 
 class Journal:
@@ -85,14 +146,35 @@ class Journal:
         """Leave what happened until now out of the next step's speed."""
         self._clock = time.perf_counter()
 
-    def step(self, total: int, phase: str, images: int, figures: Mapping[str, float]) -> None:
-        """Record one optimisation step over a number of images."""
+    def step(
+        self,
+        total: int,
+        phase: str,
+        images: int,
+        figures: Mapping[str, float],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Record one optimisation step.
+
+        Parameters
+        ----------
+        total : int
+            Steps done, with this one.
+        phase : str
+        images : int
+            Images it used, over all processes.
+        figures : mapping
+            What to record, the "loss" among it.
+        seconds : mapping
+            Time that its `PARTS` took in this process.
+        """
         now = time.perf_counter()
-        seconds = max(now - self._clock, 1e-9)
-        speed = images / seconds
+        duration = max(now - self._clock, 1e-9)
+        speed = images / duration
         self._clock = now
-        self._tally.add(figures["loss"], images, seconds)
-        self._record(total, phase, {**figures, "images_per_second": speed}, curves=phase)
+        self._tally.add(figures["loss"], images, duration, seconds)
+        shares = {f"share_{part}": seconds.get(part, 0.0) / duration for part in PARTS}
+        self._record(total, phase, {**figures, "images_per_second": speed, **shares}, curves=phase)
         if self._task is not None:
             note = f"loss {figures['loss']:.4f}  {speed:.0f} images/s"
             self._progress.update(self._task, advance=1, note=note)

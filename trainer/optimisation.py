@@ -1,12 +1,14 @@
 """The optimisation loop: steps, checks, validations and checkpoints, over all phases of a run."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine.errors import NonFiniteError
+from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import (
@@ -14,14 +16,18 @@ from trainer.checkpoint import (
     LAST_WEIGHTS,
     PRETRAINED_WEIGHTS,
     RunState,
+    load_model_state,
     save_state,
     save_weights,
 )
+from trainer.divergence import DivergedRunError, DivergenceWatch
 from trainer.interruption import InterruptedRunError, StopRequest
-from trainer.journal import Journal
+from trainer.journal import RunLog
 from trainer.linear_operators import TorchOperators
 from trainer.phases import Phase
+from trainer.processes import Processes, SingleProcess
 from trainer.reconstruction_model import ReconstructionModel
+from trainer.step_record import StepRecord
 from trainer.validation import FixedMeasurements, assess, reconstruct
 
 
@@ -64,14 +70,17 @@ class Optimisation:
     ----------
     model : ReconstructionModel
     generator : torch.Generator
-        The only source of randomness of the steps.
+        The only source of randomness of the steps; each process has its own.
     phases : list of Phase
+        With the batch sizes of one process.
     validation : Validation
     validate_every : int
         Steps between validations and checkpoints.
     gradient_clip : float
         Bound on the norm of the gradient.
     run_dir : Path
+    processes : Processes, optional
+        Those that take part; all of them hold the same weights and take the same steps.
     """
 
     def __init__(
@@ -84,14 +93,17 @@ class Optimisation:
         validate_every: int,
         gradient_clip: float,
         run_dir: Path,
+        processes: Processes | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._generator = generator
         self._phases = phases
         self._validation = validation
         self._validate_every = validate_every
         self._gradient_clip = gradient_clip
         self._run_dir = run_dir
+        self._processes = SingleProcess() if processes is None else processes
+        self._watch = DivergenceWatch()
         self._phase, self._step, self._total = 0, 0, 0
         self._best: float | None = None
         self._optimizer_state: dict[str, object] = {}
@@ -102,22 +114,43 @@ class Optimisation:
         return self._total
 
     def restore(self, state: RunState) -> None:
-        """Continue from a saved state."""
-        self._model.load_state_dict(state.model)
-        self._generator.set_state(state.generator)
+        """Continue from a saved state.
+
+        Raises
+        ------
+        ConfigError
+            If it is that of another number of processes.
+        InputError
+            If it is that of other networks.
+        """
+        own = self._generator.get_state()
+        generators, count = state.generator.reshape(-1, len(own)), self._processes.count
+        if len(generators) != count:
+            raise ConfigError(
+                f"the checkpoint in {self._run_dir} is that of {len(generators)} processes, and this run has "
+                f"{count}; expected the same number, as each has its own random numbers: "
+                f"resume with torchrun --nproc-per-node={len(generators)}"
+            )
+        load_model_state(self._run_dir, state, self.model)
+        self._generator.set_state(generators[self._processes.rank].clone())
         self._phase, self._step, self._total = state.phase, state.step, state.total
         self._best = state.best_psnr
         self._optimizer_state = state.optimizer
+        self._watch = DivergenceWatch(**state.watch)
 
-    def run(self, journal: Journal, stop: StopRequest) -> None:
+    def run(self, journal: RunLog, stop: StopRequest) -> None:
         """Carry out what is left of all phases.
 
         Raises
         ------
         NonFiniteError
             If a loss, gradient or solve is NaN or infinite; the last checkpoint stays as it is.
+        DivergedRunError
+            If images get worse and worse or fixed points are no longer found, likewise.
         InterruptedRunError
             If a stop was asked for; a checkpoint of the step just done is written first.
+        ProcessError
+            If another process of the run failed or ended.
         """
         while self._phase < len(self._phases):
             phase = self._phases[self._phase]
@@ -125,83 +158,127 @@ class Optimisation:
                 self._finish_pretraining(journal, "before stage-1")
             self._run_phase(phase, journal, stop)
             self._phase, self._step, self._optimizer_state = self._phase + 1, 0, {}
+            self._watch.begin_phase()
             self.save()
         if self._best is None:
             self._finish_pretraining(journal, "after pre-training")
 
-    def _finish_pretraining(self, journal: Journal, phase: str) -> None:
-        save_weights(self._run_dir / PRETRAINED_WEIGHTS, self._model)
+    def _finish_pretraining(self, journal: RunLog, phase: str) -> None:
+        self._processes.on_main(lambda: save_weights(self._run_dir / PRETRAINED_WEIGHTS, self.model))
         self._validate(journal, phase)
         self.save()
 
-    def _run_phase(self, phase: Phase, journal: Journal, stop: StopRequest) -> None:
+    def _run_phase(self, phase: Phase, journal: RunLog, stop: StopRequest) -> None:
         optimizer = torch.optim.Adam(phase.module.parameters(), lr=phase.learning_rate)
         if self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
         journal.begin(phase.name, phase.steps, self._step)
+        images = phase.batch_size * self._processes.count
         while self._step < phase.steps:
-            figures = self._optimise(phase, optimizer)
+            figures, seconds = self._optimise(phase, optimizer)
             self._step += 1
             self._total += 1
             self._optimizer_state = optimizer.state_dict()
-            journal.step(self._total, phase.name, phase.batch_size, figures)
+            journal.step(self._total, phase.name, images, figures, seconds)
+            if "forward_residual_mean" in figures:
+                with self._explained(phase.name, self._step):
+                    self._watch.solved(figures["forward_residual_mean"])
             if self._step % self._validate_every == 0 or self._step == phase.steps:
                 if phase.trains_reconstruction:
                     self._validate(journal, phase.name)
-                self.save()
+                if self._watch.is_calm:  # or else the checkpoint before is the better one
+                    self.save()
                 journal.checkpoint(self._total, phase.name)
-            if stop.asked:
+            if self._processes.any(stop.asked):
                 self.save()
                 raise InterruptedRunError(
                     f"stopped after step {self._step} of {phase.steps} of {phase.name}; the checkpoint is in "
                     f"{self._run_dir}: continue with --resume"
                 )
 
-    def _optimise(self, phase: Phase, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        """Do one step and return its figures."""
-        solves: dict[str, BatchSolution] = {}
+    def _optimise(
+        self, phase: Phase, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Do one step; return its figures, and the seconds that its parts took."""
+        record = StepRecord(self._generator.device)
         rate = phase.learning_rate_at(self._step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        try:
-            loss = phase.loss(self._generator, solves.__setitem__)
-            self._require_finite(loss.item(), "loss")
-            loss.backward()  # type: ignore[no-untyped-call]
+        with self._explained(phase.name, self._step + 1):
+            with self._processes.together():
+                loss = phase.loss(self._generator, record)
+                self._require_finite(loss.item(), "loss")
+                record.lap("forward")
+                loss.backward()  # type: ignore[no-untyped-call]
+                record.lap("backward")
+            self._processes.mean_gradients(phase.module.parameters())
             norm = torch.nn.utils.clip_grad_norm_(phase.module.parameters(), self._gradient_clip)
             self._require_finite(norm.item(), "gradient norm")
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"{phase.name}, step {self._step + 1}: {error}; the checkpoint in {self._run_dir} is good"
-            ) from error
         optimizer.step()
-        figures = {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": rate}
-        for name, solution in solves.items():
-            figures |= solution.summary(name)
-        return figures
+        mean_loss = self._processes.gather(loss.detach()[None]).mean().item()
+        figures = {"loss": mean_loss, "gradient_norm": norm.item(), "learning_rate": rate}
+        for name, solution in record.solves.items():
+            figures |= self._of_all_processes(solution).summary(name)
+        return figures, record.seconds
 
     @staticmethod
     def _require_finite(value: float, name: str) -> None:
         if not np.isfinite(value):
             raise NonFiniteError(f"the {name} is {value}; expected a finite number: lower the learning rate")
 
-    def _validate(self, journal: Journal, phase: str) -> None:
-        figures = self._validation.figures(self._model)
+    @contextmanager
+    def _explained(self, phase: str, step: int) -> Iterator[None]:
+        """Say where training failed, and what there is to go on from."""
+        try:
+            yield
+        except (NonFiniteError, DivergedRunError) as error:
+            weights = LAST_WEIGHTS if self._best is None else BEST_WEIGHTS
+            raise type(error)(
+                f"{phase}, step {step}: {error}; the checkpoint in {self._run_dir} is good, and a new run "
+                f"can start from {weights} there"
+            ) from error
+
+    def _of_all_processes(self, solution: BatchSolution) -> BatchSolution:
+        """Return the account of a solve over the whole batch; its values stay those of this process."""
+        account = torch.stack(
+            [
+                solution.converged.double(),
+                solution.residual,
+                solution.iterations.double(),
+                solution.restarts.double(),
+            ],
+            dim=1,
+        )
+        converged, residual, iterations, restarts = self._processes.gather(account).unbind(dim=1)
+        return replace(
+            solution, converged=converged, residual=residual, iterations=iterations, restarts=restarts
+        )
+
+    def _validate(self, journal: RunLog, phase: str) -> None:
+        figures = self._processes.on_main(lambda: self._validation.figures(self.model))
         journal.validation(self._total, phase, figures)
-        if self._best is None or figures["validation_psnr"] > self._best:
-            self._best = figures["validation_psnr"]
-            save_weights(self._run_dir / BEST_WEIGHTS, self._model)
+        psnr = figures["validation_psnr"]
+        if self._best is None or psnr > self._best:
+            self._best = psnr
+            self._processes.on_main(lambda: save_weights(self._run_dir / BEST_WEIGHTS, self.model))
+        with self._explained(phase, self._step):
+            self._watch.validated(psnr, self._best)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        save_weights(self._run_dir / LAST_WEIGHTS, self._model)
         state = RunState(
             phase=self._phase,
             step=self._step,
             total=self._total,
             best_psnr=self._best,
-            model=self._model.state_dict(),
+            model=self.model.state_dict(),
             optimizer=self._optimizer_state,
-            generator=self._generator.get_state(),
+            generator=self._processes.gather(self._generator.get_state()[None]),
+            watch=self._watch.as_dict(),
         )
+        self._processes.on_main(lambda: self._write(state))
+
+    def _write(self, state: RunState) -> None:
+        save_weights(self._run_dir / LAST_WEIGHTS, self.model)
         save_state(self._run_dir, state)

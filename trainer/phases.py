@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from engine.fixed_point import FixedPointConfig
-from trainer.anderson import BatchSolution
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
 from trainer.consistency import LearnedConsistency
 from trainer.gradients import GradientStrategy, Implicit, ThroughIterates, one_step
@@ -17,11 +16,9 @@ from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.problem import Problem
 from trainer.rdn import ResidualDenseNetwork
 from trainer.reconstruction_model import ReconstructionModel
+from trainer.step_record import StepRecord
 
-Record = Callable[[str, BatchSolution], None]
-"""Takes note of a solve under a name ("forward", "backward")."""
-
-Loss = Callable[[torch.Generator, Record], Tensor]
+Loss = Callable[[torch.Generator, StepRecord], Tensor]
 """Draws a batch and returns its loss; solves, also those of the backward pass, are recorded."""
 
 
@@ -68,8 +65,9 @@ def make_phases(config: TrainConfig, model: ReconstructionModel, problem: Proble
 
 
 def _pretrain_rdn(config: PretrainRdnConfig, rdn: ResidualDenseNetwork, problem: Problem) -> Phase:
-    def loss(generator: torch.Generator, _record: Record) -> Tensor:
+    def loss(generator: torch.Generator, record: StepRecord) -> Tensor:
         images = problem.train.draw(config.batch_size, generator)
+        record.lap("data")
         return denoising_loss(rdn, images, config.noise, generator)
 
     steps, batch, rate = config.steps, config.batch_size, config.learning_rate
@@ -79,8 +77,9 @@ def _pretrain_rdn(config: PretrainRdnConfig, rdn: ResidualDenseNetwork, problem:
 def _pretrain_lc(config: PretrainLcConfig, lc: LearnedConsistency, problem: Problem) -> Phase:
     noise, target = (config.measurement_noise, config.input_noise), TARGETS[config.target]
 
-    def loss(generator: torch.Generator, _record: Record) -> Tensor:
+    def loss(generator: torch.Generator, record: StepRecord) -> Tensor:
         clean = problem.measure(problem.train.draw(config.batch_size, generator))
+        record.lap("data")
         return consistency_loss(lc, problem.operators, clean, noise, generator, target)
 
     steps, batch, rate = config.steps, config.batch_size, config.learning_rate
@@ -94,11 +93,12 @@ def _stage(
     if stage.max_iterations is not None:
         forward = replace(forward, max_iterations=stage.max_iterations)
 
-    def loss(generator: torch.Generator, record: Record) -> Tensor:
+    def loss(generator: torch.Generator, record: StepRecord) -> Tensor:
         images = problem.train.draw(stage.batch_size, generator)
         snr = draw_uniform(*config.data.snr, stage.batch_size, generator)
         rows = add_noise(problem.measure(images), snr, generator)
         measurement = as_measurement(problem.operators, rows)
+        record.lap("data")
         gradient = _strategy(stage, config.solver.backward, record)
         x, solution = model(problem.operators, measurement, forward, gradient)
         if solution is not None:
@@ -110,7 +110,7 @@ def _stage(
     return Phase(name, steps, batch, rate, model, loss, trains_reconstruction=True)
 
 
-def _strategy(stage: StageConfig, backward: FixedPointConfig, record: Record) -> GradientStrategy:
+def _strategy(stage: StageConfig, backward: FixedPointConfig, record: StepRecord) -> GradientStrategy:
     match stage.gradient:
         case "implicit":
             return Implicit(backward, lambda solution: record("backward", solution))

@@ -19,7 +19,7 @@ from engine.mpi.simulation import preset_scanner, simulate_calibration
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators import Operators
 from trainer.config import DataConfig
-from trainer.dataset import PhantomSet
+from trainer.dataset import PhantomSet, require_images
 from trainer.linear_operators import TorchOperators
 
 
@@ -130,7 +130,23 @@ def make_problem(
     config: DataConfig,
     device: torch.device,
 ) -> Problem:
-    """Put a scan and images (n, Ny, Nx) of peak 1 on a device."""
+    """Put a scan and images (n, Ny, Nx) of peak 1 on a device.
+
+    Raises
+    ------
+    ConfigError
+        If an image holds NaN or infinity, has no contrast, or is not of the scan's grid.
+    """
+    grid = scan.operators.grid
+    nx, ny, nz = grid.size
+    for name, images in (("training", train), ("validation", validation)):
+        require_images(images, name)
+        if nz != 1 or images.shape[1:] != (ny, nx):
+            raise ConfigError(
+                f"{name} images of (Ny, Nx) = {images.shape[1:]} for a system matrix on a grid of "
+                f"(Nx, Ny, Nz) = {grid.size}; expected one slice and images of ({ny}, {nx}): make them for "
+                "the grid of the system matrix"
+            )
     return Problem(
         operators=TorchOperators(scan.operators).to(device),
         data_matrix=torch.tensor(scan.data_matrix, device=device),
