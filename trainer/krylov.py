@@ -6,6 +6,7 @@ largest.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -88,8 +89,18 @@ class KrylovSpace:
 
     def dominant(self) -> RitzPair:
         """Return each sample's Ritz pair of largest modulus."""
+        return self._pairs(*[_largest] * len(self._hessenberg))
+
+    def nearest(self, targets: NDArray[np.complex128]) -> RitzPair:
+        """Return the Ritz pair nearest to each sample's target (B,)."""
+        return self._pairs(*(partial(_nearest, target) for target in targets))
+
+    def _pairs(self, *choices: Callable[[NDArray[np.complex128]], int]) -> RitzPair:
         size = self.size
-        pairs = [_dominant(matrix[:size, :size], matrix[size, size - 1]) for matrix in self._hessenberg]
+        pairs = [
+            _ritz_pair(matrix[:size, :size], matrix[size, size - 1], choose)
+            for matrix, choose in zip(self._hessenberg, choices, strict=True)
+        ]
         values, errors, coordinates = zip(*pairs, strict=True)
         return RitzPair(np.array(values), np.array(errors), np.array(coordinates))
 
@@ -101,15 +112,25 @@ class KrylovSpace:
         return real, imaginary
 
 
-def _dominant(hessenberg: NDArray[np.float64], rest: float) -> tuple[complex, float, NDArray[np.complex128]]:
-    """Return the eigenvalue of largest modulus of a Hessenberg matrix, its error and its eigenvector.
+def _largest(values: NDArray[np.complex128]) -> int:
+    return int(np.abs(values).argmax())
+
+
+def _nearest(target: np.complex128, values: NDArray[np.complex128]) -> int:
+    return int(np.abs(values - target).argmin())
+
+
+def _ritz_pair(
+    hessenberg: NDArray[np.float64], rest: float, choose: Callable[[NDArray[np.complex128]], int]
+) -> tuple[complex, float, NDArray[np.complex128]]:
+    """Return an eigenvalue of a Hessenberg matrix, its error and its eigenvector; `choose` gives its index.
 
     `rest` is the entry below the last row: ||M Q s - theta Q s|| = rest |s_k| for a unit vector s.
     """
     values, left, right = scipy.linalg.eig(hessenberg, left=True, right=True)
-    largest = int(np.abs(values).argmax())
-    vector = right[:, largest].astype(np.complex128)
+    index = choose(values)
+    vector = right[:, index].astype(np.complex128)
     residual = rest * abs(vector[-1])
-    overlap = abs(np.vdot(left[:, largest], vector))  # 1 / condition number
+    overlap = abs(np.vdot(left[:, index], vector))  # 1 / condition number
     error = 0.0 if residual == 0.0 else residual / max(overlap, np.finfo(np.float64).tiny)
-    return complex(values[largest]), float(error), vector
+    return complex(values[index]), float(error), vector
