@@ -92,7 +92,6 @@ def test_gradient_for_the_networks_is_that_of_the_dense_radius(model: Equilibriu
         for sample in range(len(state)):
             alone = step.take(torch.tensor([sample]))
             jacobian = torch.autograd.functional.jacobian(alone, state[sample : sample + 1])[0, :, 0]
-            )
             excess.append(max(0.0, radius_of(jacobian.numpy()) - TARGET) ** 2)
         return float(np.mean(excess))
 
