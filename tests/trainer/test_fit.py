@@ -106,6 +106,18 @@ def test_every_step_and_validation_is_recorded(straight: Path) -> None:
     assert load_state(straight).best_psnr == max(r["validation_psnr"] for r in validations)
 
 
+def test_every_step_says_where_its_time_went(straight: Path) -> None:
+    lines = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == N_STEPS
+    for line in steps:
+        shares = [line[f"share_{part}"] for part in ("data", "forward", "backward")]
+        assert min(shares) > 0.0
+        assert sum(shares) < 1.0  # the optimiser takes some, too
+        assert line["images_per_second"] > 0.0
+    assert len(curve(straight, "stage-1/share_forward")) == 3
+
+
 def curve(run_dir: Path, name: str) -> list[tuple[int, float]]:
     """Read a curve as TensorBoard does."""
     events = EventAccumulator(str(run_dir / "tensorboard"))

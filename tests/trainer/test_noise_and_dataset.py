@@ -142,3 +142,22 @@ def test_the_same_generator_state_draws_the_same_batch(images) -> None:
 def test_a_set_that_is_no_stack_of_images_is_refused(bad: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="expected finite values of shape"):
         PhantomSet(bad)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_with_nan_is_named(images, value: float) -> None:
+    bad = images.copy()
+    bad[[3, 7], 2, 1] = value
+    with pytest.raises(
+        ConfigError, match="training images with NaN or infinity: 2 of 40, the first is number 3"
+    ):
+        PhantomSet(bad)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_an_image_without_contrast_is_named(images, value: float) -> None:
+    bad = images.copy()
+    bad[5] = value
+    expected = f"without contrast: 1 of 40, the first is number 5 and {value:g} everywhere"
+    with pytest.raises(ConfigError, match=expected):
+        PhantomSet(bad)

@@ -55,6 +55,22 @@ def test_measure_is_the_data_matrix_times_the_images(scan, images, config) -> No
     assert problem.validation.shape == (10, 6, 8)
 
 
+@pytest.mark.parametrize("name", ["training", "validation"])
+def test_images_of_another_grid_are_refused(scan, images, config, name: str) -> None:
+    sets = {"training": images, "validation": images}
+    sets[name] = images.swapaxes(1, 2)
+    expected = (
+        rf"{name} images of \(Ny, Nx\) = \(8, 6\) .* \(8, 6, 1\); expected one slice and images of \(6, 8\)"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        make_problem(scan, *sets.values(), config.data, torch.device("cpu"))
+
+
+def test_validation_images_without_contrast_are_refused(scan, images, config) -> None:
+    with pytest.raises(ConfigError, match="validation images without contrast: 40 of 40"):
+        make_problem(scan, images, np.zeros_like(images), config.data, torch.device("cpu"))
+
+
 def test_a_calibration_file_is_a_system_matrix(calibration: Path) -> None:
     config = DataConfig(str(calibration), train=5, validation=3)
     problem = load_problem(config, torch.device("cpu"))
