@@ -23,6 +23,7 @@ NAMES = (
     "ablation",
     "convergence",
     "initialisation",
+    "robustness",
     "quality_time",
     "eager_speed",
 )

@@ -26,6 +26,7 @@ SHOWN_KEYS = {
     "train_snr_db": "trained at {:g} dB",
     "grid": "{}",
     "phantom": "phantom {}",
+    "perturbation": "{}",
     "test_gradient": "{:g} T/m",
     "snr_db": "{:g} dB",
 }

@@ -29,7 +29,7 @@ def two_tubes(grid: Grid) -> NDArray[np.float32]:
     offset = TUBE_RADIUS + TUBE_GAP / 2
     half = TUBE_LENGTH / 2
     tubes = [((-half, y), (half, y), 2 * TUBE_RADIUS) for y in (-offset, offset)]
-    return _bars(grid, tubes)
+    return draw_bars(grid, tubes)
 
 
 def y_shape(grid: Grid) -> NDArray[np.float32]:
@@ -48,20 +48,17 @@ def y_shape(grid: Grid) -> NDArray[np.float32]:
     fork = (STEM_LENGTH - reach) / 2  # puts the middle of the Y in the middle of the field of view
     bars = [((fork - STEM_LENGTH, 0.0), (fork, 0.0), ARM_WIDTH)]
     bars += [((fork, 0.0), (fork + reach, side * rise), ARM_WIDTH) for side in (-1, 1)]
-    return _bars(grid, bars)
+    return draw_bars(grid, bars)
 
 
 Bar = tuple[tuple[float, float], tuple[float, float], float]
 """Two ends of the middle line (x, y) and the width, metres from the centre of the field of view."""
 
 
-def _bars(grid: Grid, bars: Sequence[Bar]) -> NDArray[np.float32]:
-    nx, ny, _ = grid.size
-    x, y = (
-        (np.arange(n * SUBPIXELS) + 0.5) * extent / (n * SUBPIXELS) - extent / 2
-        for n, extent in zip((nx, ny), grid.field_of_view[:2], strict=True)
-    )
-    inside = np.zeros((ny * SUBPIXELS, nx * SUBPIXELS), bool)
+def draw_bars(grid: Grid, bars: Sequence[Bar]) -> NDArray[np.float32]:
+    """Draw straight bars with square ends; shape (Ny, Nx), 1 inside, voxels on a border hold their share."""
+    x, y = subpixel_axes(grid)
+    inside = np.zeros((len(y), len(x)), bool)
     for (x0, y0), (x1, y1), width in bars:
         length = np.hypot(x1 - x0, y1 - y0)
         along_x, along_y = (x1 - x0) / length, (y1 - y0) / length
@@ -69,3 +66,13 @@ def _bars(grid: Grid, bars: Sequence[Bar]) -> NDArray[np.float32]:
         across = (y - y0)[:, None] * along_x - (x - x0)[None] * along_y
         inside |= (along >= 0) & (along <= length) & (np.abs(across) <= width / 2)
     return box_average(inside.astype(np.float32), SUBPIXELS)
+
+
+def subpixel_axes(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y of the points that a shape holds or not, metres from the middle of the field of view."""
+    nx, ny, _ = grid.size
+    x, y = (
+        (np.arange(n * SUBPIXELS) + 0.5) * extent / (n * SUBPIXELS) - extent / 2
+        for n, extent in zip((nx, ny), grid.field_of_view[:2], strict=True)
+    )
+    return x, y

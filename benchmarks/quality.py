@@ -35,7 +35,7 @@ def effort(done: list[Reconstruction]) -> dict[str, Any]:
 
 
 def reconstruct(
-    solver: Reconstructor, rows: NDArray[np.floating]
+    solver: Reconstructor, rows: NDArray[np.floating], sigma: float | None = None
 ) -> tuple[NDArray[np.float32], list[Reconstruction]]:
     """Reconstruct emulated frames of one slice.
 
@@ -43,13 +43,15 @@ def reconstruct(
     ----------
     solver : Reconstructor
     rows : ndarray of float, shape (F, R)
-        In the normalised unit of the solver's operators (`engine.emulation.Frames.rows`). The noise level is
-        estimated from each frame, as on a scanner.
+        In the normalised unit of the solver's operators (`engine.emulation.Frames.rows`).
+    sigma : float, optional
+        Noise standard deviation per real row in whitened units; by default estimated from each frame, as on a
+        scanner.
 
     Returns
     -------
     images : ndarray of float32, shape (F, Ny, Nx)
     done : list of Reconstruction
     """
-    done = solver.reconstruct_frames(rows * solver.operators.scale)
+    done = solver.reconstruct_frames(rows * solver.operators.scale, sigma)
     return np.stack([frame.image[0] for frame in done]), done

@@ -6,7 +6,15 @@ from functools import cache
 
 import pytest
 
-from benchmarks import accuracy, galleries, scans, snr_mismatch, upsampling
+from benchmarks import (
+    accuracy,
+    galleries,
+    perturbed_scans,
+    robustness,
+    scans,
+    snr_mismatch,
+    upsampling,
+)
 from benchmarks.contestants import Contestant, as_shipped
 from benchmarks.model_shelf import MissingModelError
 from engine.calibration import system_matrix_from_mdf
@@ -50,11 +58,16 @@ def missing(*_: object) -> Contestant:
 @pytest.fixture
 def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Scans, and what is compared on them, without any model beside the package."""
-    cached = (scans.reference_scan, scans.frames_of_test_split, upsampling._operators, upsampling._frames)
+    cached = (
+        *(scans.reference_scan, scans.frames_of_test_split, upsampling._operators, upsampling._frames),
+        *(perturbed_scans.recalibrated, perturbed_scans.not_recalibrated),
+        *(perturbed_scans.with_calibration_noise, robustness._trial),
+    )
     for function in cached:
         function.cache_clear()
     monkeypatch.setattr(scans, "emulate_scan", small_scan)
     monkeypatch.setattr(upsampling, "preset_scanner", small_scanner)
+    monkeypatch.setattr(perturbed_scans, "preset_scanner", small_scanner)
     for benchmark in (accuracy, galleries, upsampling):
         monkeypatch.setattr(benchmark, "contestants", few_contestants)
     monkeypatch.setattr(accuracy, "before_equilibrium_training", lambda _: short_deq("deq, pre-trained only"))

@@ -1,0 +1,128 @@
+"""The robustness report, whole but small: complete rows, losses that are differences, pictures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from benchmarks import robustness, robustness_pages
+from benchmarks.contestants import Contestant, as_shipped
+from benchmarks.model_shelf import MissingModelError
+from benchmarks.perturbations import GROUPS
+from benchmarks.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
+from benchmarks.scans import SNRS, TRAIN_SNRS
+from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
+from engine.bundle import default_bundle_path
+
+METHODS = ("admm-hybrid", "pp-mpi", "deq")
+
+ROUNDING = 1e-9
+"""dB; two means of the same numbers in double precision."""
+
+SINGLE = 1e-5
+"""Relative difference of images computed from scaled data in single precision."""
+
+Rows = list[dict[str, Any]]
+
+
+def quick_methods() -> list[Contestant]:
+    """Methods without a network under the names of the report."""
+    quick = ("cg-tikhonov", "art", "least-squares")
+    return [replace(as_shipped(method), name=name) for method, name in zip(quick, METHODS, strict=True)]
+
+
+def quick_model(_method: str, _snr: float, _shelf: object, name: str) -> Contestant:
+    return replace(as_shipped("least-squares"), name=name)
+
+
+def missing(*_: object) -> Contestant:
+    raise MissingModelError("no networks here")
+
+
+@pytest.fixture
+def output(small_world: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(robustness, "contestants", quick_methods)
+    monkeypatch.setattr(robustness, "trained_at", quick_model)
+    monkeypatch.setattr(robustness, "QUICK_FRAMES", 2)
+    return tmp_path
+
+
+def rows_of(output: Path) -> Rows:
+    return list(json.loads((output / "robustness.json").read_text())["rows"])
+
+
+def test_the_report_is_complete(output: Path) -> None:
+    robustness.run(quick=True, output=output)
+    rows = rows_of(output)
+    keys = [(row["group"], row.get("perturbation", row.get("phantom")), row["snr_db"]) for row in rows]
+    wanted = [("none", "none"), (CONCENTRATION, "tracer and noise x0.1"), (PHANTOMS, EMPTY)]
+    wanted += [(group.name, change.name) for group in GROUPS for change in group.perturbations]
+    wanted += [(PHANTOMS, phantom) for phantom in UNLIKE_PHANTOMS]
+    for group, name in wanted:
+        for snr in SNRS:
+            assert keys.count((group, name, snr)) == len(METHODS), (group, name, snr)
+    check_losses(rows)
+    check_mismatch(rows)
+    scaled = [row["largest_difference"] for row in rows if row["group"] == CONCENTRATION]
+    assert 0 <= max(scaled) < SINGLE
+    for row in rows:
+        assert not {"image", "psnr"} & row.keys()
+        if row["group"] == PHANTOMS and row["phantom"] == EMPTY:
+            assert 0 <= row["rms"] <= row["peak_max"]
+            assert row["peak_mean"] <= row["peak_max"]
+    page = (output / "robustness.md").read_text()
+    for described in GROUPS:
+        assert described.text in page
+    for picture in ("robustness.png", "robustness-phantoms.png"):
+        assert imread(output / picture).std() > 0
+        assert f"]({picture})" in page
+
+
+def check_losses(rows: Rows) -> None:
+    """Losses are those of the same method at the same SNR."""
+    plain = {(row["method"], row["snr_db"]): row["psnr_mean"] for row in rows if row["group"] == "none"}
+    assert len(plain) == len(METHODS) * len(SNRS)
+    groups = {group.name for group in GROUPS}
+    changed = [row for row in rows if row["group"] in groups]
+    assert changed
+    for row in changed:
+        loss = plain[row["method"], row["snr_db"]] - row["psnr_mean"]
+        assert row["loss_db"] == pytest.approx(loss, abs=ROUNDING)
+        assert np.isfinite(row["loss_error_db"])
+
+
+def check_mismatch(rows: Rows) -> None:
+    """Every model within 20 dB, its loss against the one trained at the SNR of the data."""
+    models = [row for row in rows if row["group"] == TRAINING]
+    pairs = {(row["train_snr_db"], row["snr_db"]) for row in models}
+    assert pairs == {(a, b) for a in TRAIN_SNRS for b in SNRS if abs(a - b) <= 20}
+    matched = {row["snr_db"]: row for row in models if row["train_snr_db"] == row["snr_db"]}
+    assert all("loss_db" not in row for row in matched.values())
+    for row in models:
+        if row["train_snr_db"] != row["snr_db"]:
+            loss = matched[row["snr_db"]]["psnr_mean"] - row["psnr_mean"]
+            assert row["loss_db"] == pytest.approx(loss, abs=ROUNDING)
+            assert row["perturbation"] == f"trained {row['train_snr_db'] - row['snr_db']:+g} dB"
+
+
+def test_models_that_are_not_there_are_left_out(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robustness, "trained_at", missing)
+    for module in (robustness, robustness_pages):
+        monkeypatch.setattr(module, "GROUPS", GROUPS[:1])
+    robustness.run(quick=True, output=output)
+    assert not any(row["group"] == TRAINING for row in rows_of(output))
+    assert "* no networks here" in (output / "robustness.md").read_text().splitlines()
+
+
+def test_the_smaller_networks_take_part_if_they_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [method.name for method in robustness.contestants()][:3] == list(METHODS)
+    shipped = default_bundle_path("deq")
+    (tmp_path / "fast").symlink_to(shipped)
+    monkeypatch.setattr(robustness, "default_bundle_path", lambda _: tmp_path / "reference")
+    fast = robustness.contestants()[3]
+    assert (fast.name, fast.method, fast.settings.model) == ("deq, fast", "deq", tmp_path / "fast")
+    assert fast.identity == as_shipped("deq").identity
