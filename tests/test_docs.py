@@ -15,7 +15,9 @@ import pytest
 
 import engine.errors
 import export.errors
+import trainer.divergence
 import trainer.interruption
+import trainer.processes
 from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.fixed_point import GROWTH_LIMIT, TINY_NORM, FixedPointConfig
 from engine.manifest import Manifest
@@ -176,7 +178,9 @@ def test_every_key_of_the_manifest_is_documented(key: str) -> None:
     assert re.search(rf"`{key}[`.]", section("files.md", "## Bundle folder"))
 
 
-@pytest.mark.parametrize("module", [engine.errors, export.errors, trainer.interruption])
+@pytest.mark.parametrize(
+    "module", [engine.errors, export.errors, trainer.divergence, trainer.interruption, trainer.processes]
+)
 def test_every_error_is_documented_with_its_exit_code(module: Any) -> None:
     classes = [
         value
