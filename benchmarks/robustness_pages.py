@@ -19,7 +19,7 @@ EMPTY = "empty"
 """The phantom without tracer."""
 
 PICTURE_SNR = 25.0
-"""dB of the pictures of the other phantoms."""
+"""dB of the first table and of the pictures of the other phantoms."""
 
 LEADER, RIVALS = "deq", ("pp-mpi", "admm-hybrid")
 
@@ -48,7 +48,15 @@ def blocks(rows: Sequence[Row], methods: Sequence[str], count: int, repetitions:
         f"{LEADER} is ahead in pSNR. All methods have the weights and networks that ship, made for "
         f"{TRAIN_GRADIENT} T/m. Losses are means of pairs; their standard errors are in the last table."
     )
-    found = [intro, "![Loss of pSNR](robustness.png)", "## Unperturbed", _table(rows, methods, "none")]
+    found = [
+        intro,
+        f"## Losses at {PICTURE_SNR:g} dB",
+        "Loss of pSNR in dB, and the lead that is left.",
+        _summary(rows, methods),
+        "![Loss of pSNR](robustness.png)",
+        "## Unperturbed",
+        _table(rows, methods, "none"),
+    ]
     for group in GROUPS:
         found += [_heading(group.name), group.text, _table(rows, methods, group.name)]
     found += [_heading(CONCENTRATION), _concentration_text(), _concentration_table(rows, methods)]
@@ -68,6 +76,22 @@ def blocks(rows: Sequence[Row], methods: Sequence[str], count: int, repetitions:
 
 def _heading(name: str) -> str:
     return f"## {name[0].upper()}{name[1:]}"
+
+
+def _summary(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """Return one line per perturbation with the loss of every method at one SNR."""
+    by_change: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["snr_db"] == PICTURE_SNR and row["method"] in methods and "psnr_mean" in row:
+            by_change.setdefault(row.get("perturbation", ""), {})[row["method"]] = row
+    lines = [
+        {"perturbation": name}
+        | {method: f"{by_method[method].get('loss_db', 0.0):.1f}" for method in methods}
+        | _leads(by_method)
+        for name, by_method in by_change.items()
+        if name
+    ]
+    return markdown_table(lines)
 
 
 def _table(rows: Sequence[Row], methods: Sequence[str], group: str) -> str:
