@@ -27,6 +27,7 @@ from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolv
 from trainer.consistency import BallProjection, LearnedConsistency
 from trainer.end_to_end import EndToEndModel
 from trainer.equilibrium import EquilibriumModel
+from trainer.noise_level import with_noise_channel
 from trainer.rdn import ResidualDenseNetwork
 from trainer.reconstruction_model import ReconstructionModel
 from trainer.unrolled import UnrolledModel
@@ -71,15 +72,17 @@ class RunState:
     watch: dict[str, Any] = field(default_factory=dict)
 
 
-def build_model(config: ModelConfig, method: Method = "deq") -> ReconstructionModel:
-    """Make the networks of a method in torch's default initialisation."""
-    rdn = ResidualDenseNetwork(config.rdn.features, config.rdn.growth, config.rdn.blocks, config.rdn.layers)
+def build_model(config: ModelConfig, method: Method = "deq", dual_start: float = 0.0) -> ReconstructionModel:
+    """Make the networks of a method in torch's default initialisation; `dual_start` as in `SolverConfig`."""
+    takes_noise = config.takes_noise
+    size = config.rdn
+    rdn = ResidualDenseNetwork(size.features, size.growth, size.blocks, size.layers, takes_noise=takes_noise)
     match method:
         case "deq":
-            lc = config.lc
-            return EquilibriumModel(rdn, LearnedConsistency(lc.features, lc.hidden_layers, lc.kernel))
+            lc = LearnedConsistency(**asdict(config.lc), takes_noise=takes_noise)
+            return EquilibriumModel(rdn, lc, dual_start)
         case "deq-ball":
-            return EquilibriumModel(rdn, BallProjection())
+            return EquilibriumModel(rdn, BallProjection(), dual_start)
         case "unrolled":
             return UnrolledModel(rdn)
         case "end-to-end":
@@ -126,11 +129,13 @@ def load_network(path: Path, network: nn.Module, name: str) -> None:
     Raises
     ------
     InputError
-        As in `load_weights`; other networks in the file do not matter.
+        As in `load_weights`; other networks in the file do not matter, and weights of a network without
+        noise level start one that takes it (`trainer.noise_level.with_noise_channel`).
     """
     prefix = f"{name}."
     weights = {key: value for key, value in _read_weights(path).items() if key.startswith(prefix)}
     own = {prefix + key: value for key, value in network.state_dict().items()}
+    weights = with_noise_channel(weights, own)
     _require_names_and_shapes(path, weights, own)
     network.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()})
 
@@ -221,7 +226,7 @@ def load_model(run_dir: Path | str, weights: str = BEST_WEIGHTS) -> tuple[Recons
     if not (run_dir / CONFIG_FILE).is_file():
         raise InputError(f"{run_dir} holds no {CONFIG_FILE}; expected the folder of a training run")
     config = load_config(run_dir / CONFIG_FILE)
-    model = build_model(config.model, config.method)
+    model = build_model(config.model, config.method, config.solver.dual_start)
     load_weights(run_dir / weights, model)
     return model, config
 

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from trainer.noise_level import noise_level
+
 MIN_NORM = 1e-12
 """Keeps the division defined where a vector already sits on the ball's centre."""
 
@@ -55,11 +57,17 @@ class LearnedConsistency(nn.Module):
         Number n_LC of hidden layers.
     kernel : int, optional
         Kernel length along frequency, odd.
+    takes_noise : bool, optional
+        Whether the convolutions see the noise level, as a fifth channel that is constant where a row is
+        selected and zero elsewhere.
     """
 
-    def __init__(self, features: int = 8, hidden_layers: int = 1, kernel: int = 3) -> None:
+    def __init__(
+        self, features: int = 8, hidden_layers: int = 1, kernel: int = 3, *, takes_noise: bool = False
+    ) -> None:
         super().__init__()
-        widths = [4] + [features] * (hidden_layers + 1)
+        self.takes_noise = takes_noise
+        widths = [5 if takes_noise else 4] + [features] * (hidden_layers + 1)
         self.hidden = nn.ModuleList(
             nn.Conv2d(a, b, (1, kernel), padding=(0, kernel // 2)) for a, b in pairwise(widths)
         )
@@ -84,7 +92,11 @@ class LearnedConsistency(nn.Module):
         Tensor, shape (B, 2, n_lines, n_bins)
             z0, zero where no row is selected.
         """
-        u = torch.cat([y, v], dim=1)
+        inputs = [y, v]
+        if self.takes_noise:
+            n_rows = 2.0 * mask.sum()  # real and imaginary part of every selected place
+            inputs.append(noise_level(epsilon / torch.sqrt(n_rows)) * mask)
+        u = torch.cat(inputs, dim=1)
         for layer in self.hidden:
             u = torch.relu(layer(u))
         difference: Tensor = (self.exit(u) - y) * mask

@@ -19,6 +19,7 @@ class EndToEndModel(ReconstructionModel):
         measurement: Measurement,
         _config: FixedPointConfig,
         _gradient: GradientStrategy,
+        _precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, None]:
         """Return the images x (B, N), not negative, with their gradient."""
         return self._map_start(operators, measurement), None
@@ -32,5 +33,6 @@ class EndToEndModel(ReconstructionModel):
 
     def _map_start(self, operators: TorchOperators, measurement: Measurement) -> Tensor:
         start = operators.least_squares(operators.project_left(measurement.rows))
-        x: Tensor = self.rdn(operators.as_images(start)).flatten(1)
+        noise = measurement.noise.reshape(-1, 1, 1, 1)
+        x: Tensor = self.rdn(operators.as_images(start), noise).flatten(1)
         return x

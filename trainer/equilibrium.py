@@ -14,6 +14,7 @@ from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
 from trainer.noise import Measurement
 from trainer.rdn import ResidualDenseNetwork
+from trainer.rdn_precision import RdnInPrecision
 from trainer.reconstruction_model import ReconstructionModel
 
 
@@ -26,11 +27,16 @@ class EquilibriumModel(ReconstructionModel):
         Psi_RDN.
     lc : LearnedConsistency or BallProjection
         Psi_LC, or the projection on the l2 ball in its place.
+    dual_start : float, optional
+        Size of the first data dual; see `AdmmStep.start`.
     """
 
-    def __init__(self, rdn: ResidualDenseNetwork, lc: LearnedConsistency | BallProjection) -> None:
+    def __init__(
+        self, rdn: ResidualDenseNetwork, lc: LearnedConsistency | BallProjection, dual_start: float = 0.0
+    ) -> None:
         super().__init__(rdn)
         self.lc = lc
+        self.dual_start = dual_start
         self.eval()
 
     @property
@@ -38,13 +44,24 @@ class EquilibriumModel(ReconstructionModel):
         """Psi_LC; None with the projection in its place."""
         return self.lc if isinstance(self.lc, LearnedConsistency) else None
 
+    def step(
+        self, operators: TorchOperators, measurement: Measurement, precision: torch.dtype = torch.float32
+    ) -> AdmmStep:
+        """Return h_theta for B measurements.
+
+        With another `precision` of Psi_RDN's convolutions (`trainer.rdn_precision`) the map has no gradient
+        for the weights.
+        """
+        own = precision == torch.float32
+        prior = self.rdn if own else RdnInPrecision(self.rdn, precision)
+        return AdmmStep(prior, self.lc, operators, measurement, self.dual_start)
+
     def solve(
         self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
     ) -> BatchSolution:
         """Find the fixed points of B measurements without a graph; the values are states (B, N + R + N)."""
-        step = AdmmStep(self.rdn, self.lc, operators, measurement)
-        with torch.no_grad():
-            return solve_batch(step, step.start(), config)
+        step = self.step(operators, measurement)
+        return solve_batch(step, step.start(), config)
 
     def forward(
         self,
@@ -52,6 +69,7 @@ class EquilibriumModel(ReconstructionModel):
         measurement: Measurement,
         config: FixedPointConfig,
         gradient: GradientStrategy,
+        precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, BatchSolution]:
         """Reconstruct with a gradient for the weights.
 
@@ -64,6 +82,8 @@ class EquilibriumModel(ReconstructionModel):
             Of the forward solve.
         gradient : GradientStrategy
             `one_step`, `ThroughIterates(count)` or `Implicit(config, report)`.
+        precision : torch.dtype, optional
+            Of Psi_RDN's convolutions in the solves; see `step`.
 
         Returns
         -------
@@ -72,9 +92,15 @@ class EquilibriumModel(ReconstructionModel):
         solution : BatchSolution
             Account of the forward solve.
         """
-        solution = self.solve(operators, measurement, config)
-        step = AdmmStep(self.rdn, self.lc, operators, measurement)
-        x, _, _ = step.split(gradient(step, solution.value))
+        step = self.step(operators, measurement)
+        if precision == torch.float32:
+            solution = solve_batch(step, step.start(), config)
+            state = gradient(step, solution.value)
+        else:
+            rounded = self.step(operators, measurement, precision)
+            solution = solve_batch(rounded, rounded.start(), config)
+            state = gradient(step, solution.value, rounded)
+        x, _, _ = step.split(state)
         return x, solution
 
     def reconstruct(

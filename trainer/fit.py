@@ -177,7 +177,7 @@ def _initial_model(config: TrainConfig, seed: int, device: torch.device) -> Reco
     """Initialise the networks from a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(config.model, config.method)
+        model = build_model(config.model, config.method, config.solver.dual_start)
     # The layout on which convolutions of few channels run up to twice as fast on a CPU.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)

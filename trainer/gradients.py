@@ -6,6 +6,7 @@ carries a gradient for the weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,14 +15,34 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from engine.fixed_point import FixedPointConfig
 from trainer.anderson import BatchMap, BatchSolution, solve_batch
 
-GradientStrategy = Callable[[BatchMap, Tensor], Tensor]
-"""(map, detached fixed point (B, n)) to the re-attached state (B, n)."""
+
+class GradientStrategy(Protocol):
+    """How to give a fixed point its gradient."""
+
+    def __call__(self, step: BatchMap, state: Tensor, solved: BatchMap | None = None, /) -> Tensor:
+        """Re-attach a fixed point.
+
+        Parameters
+        ----------
+        step : BatchMap
+            The map, with a gradient for the weights.
+        state : Tensor, shape (B, n)
+            Its fixed point.
+        solved : BatchMap, optional
+            The map that was solved, where it is another: the same in a lower precision.
+
+        Returns
+        -------
+        Tensor, shape (B, n)
+        """
+        ...
+
 
 REBUILD_SHARE = 0.5
 """The graph of a vector-Jacobian product is rebuilt once fewer samples than this share are left in it."""
 
 
-def one_step(step: BatchMap, state: Tensor) -> Tensor:
+def one_step(step: BatchMap, state: Tensor, _solved: BatchMap | None = None, /) -> Tensor:
     """Re-attach with one tracked step: the Jacobian-free gradient, (I - J)^-1 replaced by I in Eq. (29)."""
     return step(state.detach())
 
@@ -32,7 +53,7 @@ class ThroughIterates:
 
     count: int
 
-    def __call__(self, step: BatchMap, state: Tensor) -> Tensor:
+    def __call__(self, step: BatchMap, state: Tensor, _solved: BatchMap | None = None, /) -> Tensor:
         """Apply `count` tracked steps from the fixed point."""
         state = state.detach()
         for _ in range(self.count):
@@ -56,16 +77,17 @@ class Implicit:
     config: FixedPointConfig
     report: Callable[[BatchSolution], None]
 
-    def __call__(self, step: BatchMap, state: Tensor) -> Tensor:
-        """Attach the implicit gradient."""
-        jacobian = _TransposedJacobian.at(step, state)
+    def __call__(self, step: BatchMap, state: Tensor, solved: BatchMap | None = None, /) -> Tensor:
+        """Attach the implicit gradient; the products of the backward solve are those of `solved`."""
+        jacobian = _TransposedJacobian.at(step if solved is None else solved, state)
+        output = jacobian.output if solved is None else step(state.detach())
 
         def solve(cotangent: Tensor) -> Tensor:
             solution = solve_batch(jacobian.shifted_by(cotangent), cotangent, self.config)
             self.report(solution)
             return solution.value
 
-        attached: Tensor = _TransformGradient.apply(jacobian.output, solve)  # type: ignore[no-untyped-call]
+        attached: Tensor = _TransformGradient.apply(output, solve)  # type: ignore[no-untyped-call]
         return attached
 
 

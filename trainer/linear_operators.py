@@ -100,13 +100,15 @@ class TorchOperators(nn.Module):
     def scatter(self, rows: Tensor) -> Tensor:
         """Place rows (B, R) in the dense layout (B, 2, n_lines, n_bins), zeros elsewhere."""
         lines, bins = self.layout_shape
-        dense = rows.new_zeros(len(rows), 2, lines * bins)
-        dense = dense.index_copy(2, self.index, rows.reshape(len(rows), 2, -1))
-        return dense.reshape(len(rows), 2, lines, bins)
+        # The parts innermost in memory (channels_last), as the convolutions of Psi_LC want them.
+        dense = rows.new_zeros(len(rows), lines * bins, 2)
+        dense = dense.index_copy(1, self.index, rows.reshape(len(rows), 2, -1).transpose(1, 2))
+        return dense.reshape(len(rows), lines, bins, 2).permute(0, 3, 1, 2)
 
     def gather(self, dense: Tensor) -> Tensor:
         """Take the selected rows (B, R) out of the dense layout (B, 2, n_lines, n_bins)."""
-        return dense.flatten(2).index_select(2, self.index).flatten(1)
+        places = dense.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, self.index)
+        return places.transpose(1, 2).flatten(1)
 
     def as_images(self, x: Tensor) -> Tensor:
         """View voxel vectors (B, N) as network images (B, 1, Ny, Nx)."""

@@ -25,6 +25,12 @@ class Measurement:
     rows: Tensor
     epsilon: Tensor
 
+    @property
+    def noise(self) -> Tensor:
+        """Standard deviation sigma of each real row, shape (B,)."""
+        sigma: Tensor = self.epsilon / self.rows.shape[1] ** 0.5
+        return sigma
+
     def take(self, samples: Tensor) -> "Measurement":
         """Return some of the samples, given their indices."""
         return Measurement(self.rows[samples], self.epsilon[samples])

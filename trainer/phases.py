@@ -11,6 +11,7 @@ from engine.fixed_point import FixedPointConfig
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
 from trainer.consistency import LearnedConsistency
 from trainer.gradients import GradientStrategy, Implicit, ThroughIterates, one_step
+from trainer.image_losses import IMAGE_LOSSES
 from trainer.noise import add_noise, as_measurement, draw_uniform
 from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.problem import Problem
@@ -93,6 +94,8 @@ def _stage(
     if stage.max_iterations is not None:
         forward = replace(forward, max_iterations=stage.max_iterations)
 
+    precision, error_of = getattr(torch, stage.precision), IMAGE_LOSSES[config.fit.loss]
+
     def loss(generator: torch.Generator, record: StepRecord) -> Tensor:
         images = problem.train.draw(stage.batch_size, generator)
         snr = draw_uniform(*config.data.snr, stage.batch_size, generator)
@@ -100,11 +103,10 @@ def _stage(
         measurement = as_measurement(problem.operators, rows)
         record.lap("data")
         gradient = _strategy(stage, config.solver.backward, record)
-        x, solution = model(problem.operators, measurement, forward, gradient)
+        x, solution = model(problem.operators, measurement, forward, gradient, precision)
         if solution is not None:
             record("forward", solution)
-        error: Tensor = (x - images.flatten(1)).abs().mean()  # Eqs. (12), (13)
-        return error
+        return error_of(x, images.flatten(1))
 
     steps, batch, rate = stage.steps, stage.batch_size, stage.learning_rate
     return Phase(name, steps, batch, rate, model, loss, trains_reconstruction=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from trainer.consistency import LearnedConsistency, project_ball
 from trainer.linear_operators import TorchOperators
 from trainer.noise import as_measurement, draw_log_uniform, normal_like
+from trainer.noise_level import REFERENCE_NOISE
 from trainer.rdn import ResidualDenseNetwork
 
 ConsistencyTarget = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -47,7 +48,9 @@ def denoising_loss(
     """
     sigma = draw_log_uniform(*noise, len(images), generator)
     noisy = images + sigma[:, None, None] * normal_like(images, generator)
-    error: Tensor = (rdn(noisy[:, None])[:, 0] - images).abs().mean()
+    # Noise in an image says nothing of the noise in a measurement; a network that sees it gets one level.
+    level = torch.full((len(images), 1, 1, 1), REFERENCE_NOISE, device=images.device)
+    error: Tensor = (rdn(noisy[:, None], level)[:, 0] - images).abs().mean()
     return error
 
 

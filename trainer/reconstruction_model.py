@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from engine.fixed_point import FixedPointConfig
@@ -42,6 +43,7 @@ class ReconstructionModel(nn.Module, ABC):
         measurement: Measurement,
         config: FixedPointConfig,
         gradient: GradientStrategy,
+        precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, BatchSolution | None]:
         """Reconstruct with a gradient for the weights.
 
@@ -54,6 +56,8 @@ class ReconstructionModel(nn.Module, ABC):
             Bounds the iterations of a method that iterates.
         gradient : GradientStrategy
             How a method with a fixed point differentiates it.
+        precision : torch.dtype, optional
+            In which a method with a fixed point evaluates Psi_RDN while it solves.
 
         Returns
         -------

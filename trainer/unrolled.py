@@ -35,6 +35,7 @@ class UnrolledModel(ReconstructionModel):
         measurement: Measurement,
         config: FixedPointConfig,
         _gradient: GradientStrategy,
+        _precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, None]:
         """Return the images x_N (B, N), not clipped, with the gradient through all steps."""
         return self._unroll(operators, measurement, config.max_iterations), None

@@ -82,7 +82,7 @@ def test_unrolled_takes_that_many_steps_of_the_engine_s_map(
         operators, measurement, dataclasses.replace(THREE_STEPS, max_iterations=count)
     )
 
-    def prior(images: np.ndarray) -> np.ndarray:
+    def prior(images: np.ndarray, _noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return model.rdn(torch.tensor(images, dtype=torch.float64)).numpy().astype(np.float32)
 

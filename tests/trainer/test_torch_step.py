@@ -21,6 +21,8 @@ from trainer.linear_operators import TorchOperators
 from trainer.noise import Measurement, as_measurement, normalise_intensity
 from trainer.validation import least_squares, reconstruct
 
+NO_NOISE = torch.zeros(1, 1, 1, 1)
+
 SINGLE = 2e-5
 """Relative to the largest intermediate value; float32 products of a few hundred terms."""
 
@@ -49,7 +51,7 @@ def as_numpy(function):
     return call
 
 
-def shrink(v: torch.Tensor) -> torch.Tensor:
+def shrink(v: torch.Tensor, _noise: torch.Tensor) -> torch.Tensor:
     """Soft threshold, a prior without weights."""
     return torch.relu(v - 0.02)
 
@@ -123,7 +125,7 @@ def test_step_solves_the_least_squares_problem_of_eq_7(operators, rows) -> None:
     a = operators.system_matrix
     gradient = (operators.forward_project(x_next) - z0 - d0) @ a + (x_next - z1 - d1)
     assert gradient.abs().max() <= 10 * SINGLE * ((z0 + d0) @ a).abs().max()
-    torch.testing.assert_close(z1, shrink(x - d1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z1, shrink(x - d1, NO_NOISE), rtol=0, atol=1e-5)
 
 
 def test_start_and_take(scan, operators, rows) -> None:
