@@ -1,5 +1,7 @@
 """One application of the fixed-point map h_theta, Eqs. (15)-(17), in single precision."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,7 @@ class AdmmStep:
         self._measurement = np.zeros_like(self._data)
         self._mask = operators.layout.mask[None, None]
         self._epsilon = np.zeros((1, 1, 1, 1), np.float32)
+        self._noise = np.zeros((1, 1, 1, 1), np.float32)
         index = operators.layout.index
         self._places = np.concatenate([index, index + operators.layout.mask.size])  # of the 2M real rows
         self._rows = np.empty(n_rows, np.float32)
@@ -70,11 +73,17 @@ class AdmmStep:
         """
         self._scatter(y, self._measurement)
         self._epsilon[...] = epsilon
+        self._noise[...] = epsilon / math.sqrt(self._operators.n_rows)
 
-    def start(self, image: NDArray[np.floating]) -> Float32Array:
-        """Return the first state (N + R + N,): the image (N,) with zero duals."""
+    def start(
+        self, image: NDArray[np.floating], data_dual: NDArray[np.floating] | None = None
+    ) -> Float32Array:
+        """Return the first state (N + R + N,): the image (N,), the data dual (R,) or zeros, and zeros."""
         state = np.zeros(self.state_size, np.float32)
-        state[: image.size] = image
+        x, d0, _ = self._split(state)
+        x[...] = image
+        if data_dual is not None:
+            d0[...] = data_dual
         return state
 
     def __call__(self, z: Float32Array, out: Float32Array) -> None:
@@ -113,7 +122,7 @@ class AdmmStep:
         return self._consistent
 
     def _regularised_image(self) -> NDArray[np.floating]:
-        z1 = self._prior(self._image)
+        z1 = self._prior(self._image, self._noise)
         _require_shape("image prior", z1, self._image)
         return z1.reshape(-1)
 

@@ -14,8 +14,11 @@ from engine.operators import SPECTRAL_NORM
 KIND = "deq-mpi-bundle"
 """Value of `kind` in every manifest."""
 
-SCHEMA = 2
-"""Version of the manifest that this module reads and writes. Schema 1 had no `method`."""
+SCHEMA = 3
+"""Version of the manifest that this module reads and writes.
+
+Schema 1 had no `method`; 2 had no `dual_start`, and no noise level among the inputs of an image network.
+"""
 
 NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -28,6 +31,9 @@ NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The methods that use a bundle, and the networks that a bundle of each consists of."""
 
+EQUILIBRIUM = frozenset({"deq", "deq-ball"})
+"""Methods that solve for a fixed point, whose start is a matter of speed."""
+
 WITHOUT_SOLVER = frozenset({"end-to-end"})
 """Methods that apply their network once: their bundles have no solver settings."""
 
@@ -35,6 +41,9 @@ INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyT
     {"rdn": (("v",), ("z",)), "lc": (("v", "y", "mask", "epsilon"), ("z",))}
 )
 """Input and output names of each network, in order."""
+
+NOISE_INPUT = "noise"
+"""Further input of an image network that takes the noise level of the measurement."""
 
 Shape = tuple[int | str, ...]
 """Axes of a network input: a fixed length, or the name of a free axis."""
@@ -70,12 +79,19 @@ class Network:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise BundleError(f"{where} sha256 is {digest!r}; expected 64 hexadecimal digits")
         inputs, outputs = INTERFACE[role]
+        if role == "rdn" and isinstance(entry["inputs"], Mapping) and NOISE_INPUT in entry["inputs"]:
+            inputs = (*inputs, NOISE_INPUT)
         return cls(
             file,
             digest,
             _shapes(f"{where} inputs", entry["inputs"], inputs),
             _shapes(f"{where} outputs", entry["outputs"], outputs),
         )
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether the noise level of the measurement is one of the inputs."""
+        return NOISE_INPUT in self.inputs
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads."""
@@ -128,7 +144,7 @@ class Conventions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json` (schema 2).
+    """Content of `manifest.json` (schema 3).
 
     Attributes
     ----------
@@ -147,6 +163,9 @@ class Manifest:
     solver : FixedPointConfig or None
         Settings the model was tuned for, the default of a reconstruction; None for the methods
         `WITHOUT_SOLVER`.
+    dual_start : float
+        Size of the first data dual of an equilibrium method; 0 starts with zero duals. See
+        `engine.normalization.NormalizedMeasurement.data_dual`.
     training : mapping
         Free-form facts about the training run, values that JSON can hold.
     """
@@ -159,6 +178,7 @@ class Manifest:
     networks: Mapping[str, Network]
     conventions: Conventions
     solver: FixedPointConfig | None
+    dual_start: float
     training: Mapping[str, Any]
 
     @classmethod
@@ -198,6 +218,7 @@ class Manifest:
             networks={role: Network.from_dict(role, networks[role]) for role in NETWORKS[method]},
             conventions=Conventions(**conventions),
             solver=_solver(method, entry["solver"]),
+            dual_start=_dual_start(method, entry["dual_start"]),
             training=dict(entry["training"]),
         )
 
@@ -214,6 +235,7 @@ class Manifest:
             "networks": {role: network.to_dict() for role, network in self.networks.items()},
             "conventions": asdict(self.conventions),
             "solver": None if self.solver is None else self.solver.to_dict(),
+            "dual_start": self.dual_start,
             "training": dict(self.training),
         }
 
@@ -240,6 +262,15 @@ def _solver(method: str, values: object) -> FixedPointConfig | None:
         return FixedPointConfig.from_dict(values)
     except ConfigError as error:
         raise BundleError(f"solver settings: {error}") from error
+
+
+def _dual_start(method: str, value: object) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0:  # type: ignore[operator]
+        raise BundleError(f"dual_start is {value!r}; expected a non-negative number")
+    if value and method not in EQUILIBRIUM:
+        raise BundleError(f"dual_start is {value!r}; expected 0: method {method} starts with zero duals")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _text(where: str, value: object) -> str:

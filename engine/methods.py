@@ -200,6 +200,7 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
         OnnxPrior(bundle, provider),
         OnnxConsistency(bundle, provider),
         fixed_point_of(bundle, settings),
+        bundle.manifest.dual_start,
     )
 
 
@@ -209,7 +210,7 @@ def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
     bundle = bundle_of("deq-ball", settings)
     prior = OnnxPrior(bundle, settings.provider or "cpu")
-    return BallEquilibrium(operators, prior, fixed_point_of(bundle, settings))
+    return BallEquilibrium(operators, prior, fixed_point_of(bundle, settings), bundle.manifest.dual_start)
 
 
 def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:

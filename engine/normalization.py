@@ -45,8 +45,10 @@ class NormalizedMeasurement:
         Bound sigma sqrt(R) on the norm of the noise, in the units of `y`; None without sigma.
     explained : ndarray of float32, shape (N,)
         U^T y: what of the data some image explains, in the coordinates of A = U diag(s) V^T.
+    outside : ndarray of float32, shape (R,)
+        y - U U^T y: what no image explains.
     remainder : float
-        ||y - U U^T y||, the size of what no image explains.
+        ||y - U U^T y||.
     """
 
     y: Float32Array
@@ -55,7 +57,32 @@ class NormalizedMeasurement:
     sigma: float | None
     epsilon: float | None
     explained: Float32Array
+    outside: Float32Array
     remainder: float
+
+    def data_dual(self, size: float) -> Float32Array:
+        """Return `size` (y - U U^T y) / sigma, a data dual d0 (R,) to start an equilibrium with.
+
+        Psi_LC lays z0 on the ball around y, so at the fixed point d0 points along y - A x, of which the noise
+        that no image explains is the largest part, and its length hardly depends on the noise level. Started
+        from zero, d0 grows to it by about epsilon per step. Where y holds more than the noise of sigma, what
+        it holds counts.
+
+        Raises
+        ------
+        PairingError
+            If the noise level is not known.
+        """
+        sigma = self.noise
+        if sigma is None:
+            raise PairingError("the noise level of the measurement is not known; expected a sigma: give one")
+        seen = self.remainder / math.sqrt(self.y.size)
+        return self.outside * np.float32(size / max(sigma, seen))
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of each row of `y`; None without sigma."""
+        return None if self.epsilon is None else self.epsilon / math.sqrt(self.y.size)
 
     @property
     def snr_db(self) -> float | None:
@@ -135,7 +162,8 @@ def normalize(
     gain = TIKHONOV_PEAK / image_peak
     scale = peak / gain  # whitened rows per unit of y
     # The residual itself, not ||y||^2 - ||U^T y||^2: that difference loses its digits at a high SNR.
-    remainder = float(np.linalg.norm((unit - coefficients @ operators.left_singular).astype(np.float64)))
+    outside = unit - coefficients @ operators.left_singular
+    remainder = float(np.linalg.norm(outside.astype(np.float64)))
     if sigma is None and operators.n_rows >= ROWS_PER_VOXEL * operators.n_voxels:
         sigma = peak * _estimate_sigma(unit, remainder, operators)
     epsilon = None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale
@@ -152,6 +180,7 @@ def normalize(
         sigma=sigma,
         epsilon=epsilon,
         explained=coefficients * np.float32(gain),
+        outside=outside * np.float32(gain),
         remainder=remainder * gain,
     )
 

@@ -11,13 +11,15 @@ Float32Array = NDArray[np.float32]
 class ImagePrior(Protocol):
     """Psi_RDN of Eq. (16): the regulariser of images."""
 
-    def __call__(self, v: Float32Array, /) -> NDArray[Any]:
+    def __call__(self, v: Float32Array, noise: Float32Array, /) -> NDArray[Any]:
         """Regularise images.
 
         Parameters
         ----------
         v : ndarray of float32, shape (B, 1, Ny, Nx)
-            x - d1, peak about 1. The caller reuses the array: do not keep or change it.
+            x - d1, peak about 1. The caller reuses the arrays: do not keep or change them.
+        noise : ndarray of float32, shape (B, 1, 1, 1)
+            Standard deviation sigma of each real row of the normalised measurements; a prior may ignore it.
 
         Returns
         -------

@@ -90,10 +90,11 @@ class OnnxPrior:
 
     def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
         self._session = _open_network(bundle, "rdn", provider)
+        self._takes_noise = bundle.manifest.networks["rdn"].takes_noise
 
-    def __call__(self, v: Float32Array, /) -> NDArray[Any]:
-        """Regularise images (B, 1, Ny, Nx)."""
-        return self._session(v=v)
+    def __call__(self, v: Float32Array, noise: Float32Array, /) -> NDArray[Any]:
+        """Regularise images (B, 1, Ny, Nx); a network without noise level ignores `noise` (B, 1, 1, 1)."""
+        return self._session(v=v, noise=noise) if self._takes_noise else self._session(v=v)
 
 
 class OnnxConsistency:

@@ -16,12 +16,19 @@ from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration import calibrate
 from engine.errors import InputError
 from engine.fixed_point import FixedPointConfig
-from engine.manifest import NETWORKS, WITHOUT_SOLVER
+from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators import Operators
 from engine.operators_file import save_operators
 from export.errors import ExportError
 from export.learned_blocks import LearnedBlocks
-from export.onnx_graphs import LC_INTERFACE, OPSET, RDN_INTERFACE, GraphInterface, export_lc, export_rdn
+from export.onnx_graphs import (
+    LC_INTERFACE,
+    OPSET,
+    GraphInterface,
+    export_lc,
+    export_rdn,
+    rdn_interface,
+)
 from export.parity import ParityReport, measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
@@ -55,6 +62,7 @@ def export_networks(
     *,
     method: str = "deq",
     solver: FixedPointConfig | None = None,
+    dual_start: float = 0.0,
     operators: Operators | None = None,
 ) -> ParityReport:
     """Write the networks of a method as a bundle, after checking that the graphs reproduce them.
@@ -77,6 +85,8 @@ def export_networks(
     solver : FixedPointConfig, optional
         Settings the model was tuned for, the default of its reconstructions; by default the usual ones of
         the method. An unrolled model needs them, for the number of iterations it was trained for.
+    dual_start : float, optional
+        Size of the first data dual of an equilibrium method.
     operators : Operators, optional
         Operators to check the whole solve with; they are written into the folder as `operators.h5`.
         By default a small synthetic problem is used and nothing is written.
@@ -100,7 +110,7 @@ def export_networks(
     solver = _solver(method, solver)
     with staged_bundle(bundle_dir) as folder:
         export_rdn(rdn, folder / RDN_FILE)
-        networks = {"rdn": _network(folder / RDN_FILE, RDN_INTERFACE)}
+        networks = {"rdn": _network(folder / RDN_FILE, rdn_interface(rdn))}
         if lc is not None:
             export_lc(lc, folder / LC_FILE)
             networks["lc"] = _network(folder / LC_FILE, LC_INTERFACE)
@@ -113,6 +123,7 @@ def export_networks(
             networks=networks,
             conventions=Conventions(),
             solver=solver,
+            dual_start=dual_start,
             training=dict(training or {}),
         )
         _write_manifest(folder, manifest)
@@ -165,6 +176,7 @@ def export_run(
         training=_training_facts(Path(run_dir), config),
         method=config.method,
         solver=None if config.method in WITHOUT_SOLVER else config.reconstruction,
+        dual_start=config.solver.dual_start if config.method in EQUILIBRIUM else 0.0,
         operators=operators,
     )
 
@@ -243,7 +255,7 @@ def _check(networks: LearnedBlocks, folder: Path, operators: Operators | None) -
     bundle = load_bundle(folder)
     problem = parity_problem(operators or synthetic_operators())
     graphs, manifest = LearnedBlocks.of_bundle(bundle), bundle.manifest
-    report = measure_parity(networks, graphs, problem, manifest.method, manifest.solver)
+    report = measure_parity(networks, graphs, problem, manifest.method, manifest.solver, manifest.dual_start)
     report.require()
     return report
 

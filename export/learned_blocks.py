@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from engine.bundle import Bundle
 from engine.fixed_point import FixedPointConfig
@@ -49,13 +49,26 @@ class LearnedBlocks:
     @classmethod
     def of_networks(cls, rdn: nn.Module, lc: nn.Module | None) -> "LearnedBlocks":
         """Wrap copies of torch networks; they run on the CPU."""
-        return cls(as_callable(rdn), None if lc is None else as_callable(lc))
+        prior = as_callable(rdn if getattr(rdn, "takes_noise", False) else _WithoutNoise(rdn))
+        return cls(prior, None if lc is None else as_callable(lc))
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> "LearnedBlocks":
         """Open the graphs of a bundle with ONNX Runtime on the CPU."""
         has_lc = "lc" in bundle.manifest.networks
         return cls(OnnxPrior(bundle), OnnxConsistency(bundle) if has_lc else None)
+
+
+class _WithoutNoise(nn.Module):
+    """An image prior of images alone, called as one that takes the noise level too."""
+
+    def __init__(self, rdn: nn.Module) -> None:
+        super().__init__()
+        self.rdn = rdn
+
+    def forward(self, v: Tensor, _noise: Tensor) -> Tensor:
+        regularised: Tensor = self.rdn(v)
+        return regularised
 
 
 def as_callable(module: nn.Module) -> Network:
@@ -72,7 +85,11 @@ def as_callable(module: nn.Module) -> Network:
 
 
 def open_solver(
-    method: str, operators: Operators, blocks: LearnedBlocks, config: FixedPointConfig | None
+    method: str,
+    operators: Operators,
+    blocks: LearnedBlocks,
+    config: FixedPointConfig | None,
+    dual_start: float = 0.0,
 ) -> FrameSolver:
     """Put learned blocks into the engine's solver of their method.
 
@@ -86,6 +103,8 @@ def open_solver(
         The blocks that the method has.
     config : FixedPointConfig or None
         Solver settings; unused by a method that does not iterate.
+    dual_start : float, optional
+        Of an equilibrium method.
 
     Raises
     ------
@@ -96,9 +115,9 @@ def open_solver(
         return EndToEnd(operators, blocks.prior)
     if config is not None:
         if method == Equilibrium.method and blocks.consistency is not None:
-            return Equilibrium(operators, blocks.prior, blocks.consistency, config)
+            return Equilibrium(operators, blocks.prior, blocks.consistency, config, dual_start)
         if method == BallEquilibrium.method:
-            return BallEquilibrium(operators, blocks.prior, config)
+            return BallEquilibrium(operators, blocks.prior, config, dual_start)
         if method == Unrolled.method:
             return Unrolled(operators, blocks.prior, config.max_iterations)
         if method == PlugAndPlay.method:

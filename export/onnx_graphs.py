@@ -21,6 +21,7 @@ from torch.export import Dim
 
 from engine.atomic_write import atomic_path
 from engine.errors import NonFiniteError
+from engine.manifest import NOISE_INPUT
 from export.errors import ExportError
 
 OPSET = 18
@@ -30,8 +31,8 @@ MAX_IR_VERSION = 10
 """Newer files are refused by runtimes that are still in use."""
 
 ALLOWED_OPS = frozenset(
-    {"Add", "Clip", "Concat", "Constant", "Conv", "Div", "Mul", "Pow", "ReduceSum", "Relu", "Reshape"}
-    | {"Shape", "Sqrt", "Sub"}
+    {"Add", "Clip", "Concat", "Constant", "Conv", "Div", "Expand", "Log", "Mul", "Pow", "ReduceSum", "Relu"}
+    | {"Reshape", "Shape", "Sqrt", "Sub"}
 )
 """Operators the graphs may use. Loop, If and Scan stay out: they forbid CUDA graphs."""
 
@@ -61,6 +62,10 @@ RDN_INTERFACE = GraphInterface(
     inputs={"v": ("batch", 1, "height", "width")},
     output=("batch", 1, "height", "width"),
 )
+NOISE_AWARE_RDN_INTERFACE = GraphInterface(
+    inputs={**RDN_INTERFACE.inputs, NOISE_INPUT: ("batch", 1, 1, 1)},
+    output=RDN_INTERFACE.output,
+)
 LC_INTERFACE = GraphInterface(
     inputs={
         "v": ("batch", 2, "lines", "bins"),
@@ -75,10 +80,16 @@ EXAMPLE_EXTENT = {"batch": 2, "height": 6, "width": 5, "lines": 6, "bins": 5}
 """Example sizes for tracing, all different from 1, which a tracer may take for a constant."""
 
 
+def rdn_interface(module: nn.Module) -> GraphInterface:
+    """Return the interface of an image prior's graph: with the noise level if the module takes it."""
+    return NOISE_AWARE_RDN_INTERFACE if getattr(module, "takes_noise", False) else RDN_INTERFACE
+
+
 def export_rdn(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the image prior as an ONNX graph.
 
-    Input `v` (batch, 1, height, width), output `z` of the same shape, float32.
+    Input `v` (batch, 1, height, width), for a network that takes the noise level also `noise`
+    (batch, 1, 1, 1); output `z` of the shape of `v`, float32.
 
     Parameters
     ----------
@@ -94,7 +105,7 @@ def export_rdn(module: nn.Module, path: str | os.PathLike[str]) -> None:
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    _export(module, RDN_INTERFACE, Path(path))
+    _export(module, rdn_interface(module), Path(path))
 
 
 def export_lc(module: nn.Module, path: str | os.PathLike[str]) -> None:

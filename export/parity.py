@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.fixed_point import FixedPointConfig
 from engine.protocols import Consistency, ImagePrior
 from engine.reconstructor import Reconstruction, Reconstructor
+from engine.solvers.frame_solver import FrameSolver
 from export.errors import ParityError
 from export.learned_blocks import LearnedBlocks, open_solver
 from export.parity_problem import ParityProblem
@@ -38,6 +39,9 @@ IMAGE_SHAPES = ((1, 13, 26), (2, 13, 26), (7, 13, 26), (1, 26, 52), (2, 5, 9))
 
 DENSE_SHAPES = ((1, 60, 130), (2, 60, 130), (7, 60, 130), (2, 3, 700), (1, 1, 5))
 """(batch, lines, bins): the reference layout at several batch sizes, an FFP-like one, a small odd one."""
+
+NOISE_DECADES = (-3.0, 0.0)
+"""Powers of ten of the noise levels: more than 5 to 45 dB on the reference scanner."""
 
 ONE_STEP = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=1)
 
@@ -113,6 +117,7 @@ def measure_parity(
     problem: ParityProblem,
     method: str,
     solver: FixedPointConfig | None,
+    dual_start: float = 0.0,
 ) -> ParityReport:
     """Compare torch networks with their exported twins.
 
@@ -128,6 +133,8 @@ def measure_parity(
         The method they belong to.
     solver : FixedPointConfig or None
         Settings of the whole solve; None for a method that does not iterate.
+    dual_start : float, optional
+        Of an equilibrium method.
 
     Returns
     -------
@@ -146,8 +153,13 @@ def measure_parity(
     errors = {"rdn": _largest(_prior_errors(networks.prior, graphs.prior))}
     if networks.consistency is not None and graphs.consistency is not None:
         errors["lc"] = _largest(_consistency_errors(networks.consistency, graphs.consistency))
-    steps = [_solve(problem, method, blocks, ONE_STEP) for blocks in (networks, graphs)]
-    solves = [_solve(problem, method, blocks, solver) for blocks in (networks, graphs)]
+    steps, solves = (
+        [
+            _solve(problem, open_solver(method, problem.operators, blocks, config, dual_start))
+            for blocks in (networks, graphs)
+        ]
+        for config in (ONE_STEP, solver)
+    )
     return ParityReport(
         networks=errors,
         step=_largest(relative_error(b.image, a.image) for a, b in zip(*steps, strict=True)),
@@ -179,17 +191,15 @@ def relative_error(found: NDArray[Any], expected: NDArray[Any], *inputs: NDArray
 
 
 def _prior_errors(network: ImagePrior, graph: ImagePrior) -> Iterator[float]:
-    return (relative_error(graph(v), network(v), v) for v in _images())
+    return (relative_error(graph(*inputs), network(*inputs), inputs[0]) for inputs in _images())
 
 
 def _consistency_errors(network: Consistency, graph: Consistency) -> Iterator[float]:
     return (relative_error(graph(*inputs), network(*inputs), *inputs[:2]) for inputs in _dense_inputs())
 
 
-def _solve(
-    problem: ParityProblem, method: str, blocks: LearnedBlocks, solver: FixedPointConfig | None
-) -> list[Reconstruction]:
-    reconstructor = Reconstructor(open_solver(method, problem.operators, blocks, solver))
+def _solve(problem: ParityProblem, solver: FrameSolver) -> list[Reconstruction]:
+    reconstructor = Reconstructor(solver)
     return [
         reconstructor.reconstruct(rows, sigma)
         for rows, sigma in zip(problem.frames, problem.sigmas, strict=True)
@@ -205,19 +215,21 @@ def _largest(errors: Iterator[float]) -> float:
 
 
 def _require_alive(prior: ImagePrior) -> None:
-    if not any(np.any(prior(v)) for v in _images()):
+    if not any(np.any(prior(*inputs)) for inputs in _images()):
         raise ParityError(
             "the image prior returns a zero image for every test image; expected a network that passes "
             "images: its training has collapsed, export another run or checkpoint"
         )
 
 
-def _images() -> Iterator[NDArray[np.float32]]:
-    """Images of peak about 1 with the noise that iterates carry."""
+def _images() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Images of peak about 1 with the noise that iterates carry, and noise levels of measurements."""
     rng = np.random.default_rng(0)
     for batch, height, width in IMAGE_SHAPES:
         ramp = np.linspace(0.0, 1.0, height * width).reshape(height, width)
-        yield (ramp + 0.1 * rng.standard_normal((batch, 1, height, width))).astype(np.float32)
+        images = ramp + 0.1 * rng.standard_normal((batch, 1, height, width))
+        noise = 10.0 ** rng.uniform(*NOISE_DECADES, (batch, 1, 1, 1))
+        yield images.astype(np.float32), noise.astype(np.float32)
 
 
 def _dense_inputs() -> Iterator[tuple[NDArray[np.float32], ...]]:

@@ -105,7 +105,7 @@ class AdmmL1(Admm):
     method = "admm-l1"
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
-        return lambda v: prox_l1(v[:, 0], weights["l1"])[:, None]
+        return lambda v, _noise: prox_l1(v[:, 0], weights["l1"])[:, None]
 
 
 class AdmmTv(Admm):
@@ -115,7 +115,7 @@ class AdmmTv(Admm):
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
         dual = _zero_dual(self.operators, len(weights["tv"]))
-        return lambda v: prox_tv(
+        return lambda v, _noise: prox_tv(
             v[:, 0], weights["tv"], tolerance=PROX_TOLERANCE, max_iterations=PROX_ITERATIONS, dual=dual
         )[:, None]
 
@@ -127,7 +127,7 @@ class AdmmHybrid(Admm):
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
         dual = _zero_dual(self.operators, len(weights["tv"]))
-        return lambda v: prox_hybrid(
+        return lambda v, _noise: prox_hybrid(
             v[:, 0],
             weights["l1"],
             weights["tv"],
@@ -142,5 +142,5 @@ def _zero_dual(operators: Operators, n_frames: int) -> NDArray[np.float64]:
     return np.zeros((n_frames, 2, ny, nx))
 
 
-def _no_prior(v: NDArray[np.float32]) -> NDArray[np.float32]:
+def _no_prior(v: NDArray[np.float32], _noise: NDArray[np.float32]) -> NDArray[np.float32]:
     return v

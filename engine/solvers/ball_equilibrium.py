@@ -29,6 +29,8 @@ class BallEquilibrium:
         Psi_RDN.
     config : FixedPointConfig, optional
         Solver settings.
+    dual_start : float, optional
+        Size of the first data dual.
 
     Raises
     ------
@@ -39,8 +41,13 @@ class BallEquilibrium:
     method = "deq-ball"
 
     def __init__(
-        self, operators: Operators, prior: ImagePrior, config: FixedPointConfig | None = None
+        self,
+        operators: Operators,
+        prior: ImagePrior,
+        config: FixedPointConfig | None = None,
+        dual_start: float = 0.0,
     ) -> None:
+        self._dual_start = dual_start
         self.operators = operators
         self.config = config or FixedPointConfig()
         self._step = BallStep(operators, prior)
@@ -48,14 +55,14 @@ class BallEquilibrium:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings in effect."""
-        return self.config.to_dict()
+        return self.config.to_dict() | {"dual_start": self._dual_start}
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Find the fixed point of every measurement; errors as `Equilibrium.solve`."""
         return [self._solve(measurement) for measurement in measurements]
 
     def _solve(self, measurement: NormalizedMeasurement) -> Solution:
-        (start,) = self._step.begin([measurement])
+        (start,) = self._step.begin([measurement], self._dual_start)
         solution = solve_fixed_point(self._single, start, self.config)
         return replace(solution, value=np.maximum(solution.value[: self.operators.n_voxels], 0))
 

@@ -5,6 +5,7 @@ the part of y that no image explains: z0 is a mean of y and of A x - d0, and d0 
 coordinates hold all of it, whatever the number of rows, and no product with A or A^T is left.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,8 +64,10 @@ class BallStep:
         """Length 3N + 1 of the state of one frame."""
         return 3 * self._n_voxels + 1
 
-    def begin(self, measurements: Sequence[NormalizedMeasurement]) -> Float32Array:
-        """Set the measurements and return their first states: (x_LS, 0, 0), shape (F, 3N + 1).
+    def begin(self, measurements: Sequence[NormalizedMeasurement], dual_start: float = 0.0) -> Float32Array:
+        """Set the measurements and return their first states: (x_LS, d0, 0), shape (F, 3N + 1).
+
+        d0 is `NormalizedMeasurement.data_dual(dual_start)`, of which only the last coordinate is not zero.
 
         Raises
         ------
@@ -76,7 +79,11 @@ class BallStep:
             np.array([measurement.remainder for measurement in measurements]),
             np.array([noise_bound(measurement, self._operators) for measurement in measurements]),
         )
-        return self.start(np.stack([measurement.start for measurement in measurements]))
+        state = self.start(np.stack([measurement.start for measurement in measurements]))
+        if dual_start:
+            _, d0, _ = self._split(state)
+            d0[:, -1] = [np.linalg.norm(measurement.data_dual(dual_start)) for measurement in measurements]
+        return state
 
     def set_measurements(
         self,
@@ -100,6 +107,7 @@ class BallStep:
         self._y[:, :-1] = explained
         self._y[:, -1] = remainder
         self._epsilon[...] = epsilon
+        self._noise[:, 0, 0, 0] = epsilon / math.sqrt(self._operators.n_rows)
 
     def start(self, images: NDArray[np.floating]) -> Float32Array:
         """Return the first states (F, 3N + 1): the images (F, N) with zero duals."""
@@ -144,6 +152,7 @@ class BallStep:
         n_voxels = self._n_voxels
         self._y = np.zeros((n_frames, n_voxels + 1), np.float32)
         self._epsilon = np.zeros(n_frames, np.float32)
+        self._noise = np.zeros((n_frames, 1, 1, 1), np.float32)
         self._offset = np.zeros((n_frames, n_voxels + 1), np.float32)
         self._scratch = np.zeros((n_frames, n_voxels), np.float32)
         self._pair = np.zeros((2, n_frames, n_voxels), np.float32)
@@ -159,7 +168,7 @@ class BallStep:
         return state[:, :n_voxels], state[:, n_voxels : 2 * n_voxels + 1], state[:, 2 * n_voxels + 1 :]
 
     def _regularised(self) -> NDArray[np.floating]:
-        z1 = self._prior(self._prior_input)
+        z1 = self._prior(self._prior_input, self._noise)
         if z1.shape != self._prior_input.shape:
             raise PairingError(
                 f"the image prior returned an array of shape {z1.shape}; expected its input's shape "

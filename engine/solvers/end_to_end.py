@@ -1,12 +1,13 @@
 """The end-to-end model: one network pass from the least-squares image, without data consistency."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.errors import NonFiniteError, PairingError
-from engine.normalization import NormalizedMeasurement
+from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solution import Result, Solution, SolveStats
@@ -47,9 +48,19 @@ class EndToEnd:
         return {}
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
-        """Map every least-squares image; raises NonFiniteError if the network gives NaN or infinity."""
+        """Map every least-squares image.
+
+        Raises
+        ------
+        PairingError
+            If the noise level of a measurement is not known.
+        NonFiniteError
+            If the network gives NaN or infinity.
+        """
         starts = np.stack([measurement.start for measurement in measurements])
-        images = np.asarray(self._prior(starts.reshape(-1, *self._image_shape)), np.float32)
+        bounds = np.array([noise_bound(measurement, self.operators) for measurement in measurements])
+        noise = (bounds / math.sqrt(self.operators.n_rows)).astype(np.float32).reshape(-1, 1, 1, 1)
+        images = np.asarray(self._prior(starts.reshape(-1, *self._image_shape), noise), np.float32)
         images = np.maximum(images.reshape(len(measurements), -1), 0)
         if not np.all(np.isfinite(images)):
             raise NonFiniteError(

@@ -17,7 +17,8 @@ from engine.solution import Solution
 class Equilibrium:
     """The fixed point of h_theta (Eqs. 14-17) for the measurement at hand.
 
-    The state starts at (x_LS, 0, 0); the image is max(x, 0) of the best iterate. Frames are solved one after
+    The state starts at (x_LS, d0, 0) with the data dual of `NormalizedMeasurement.data_dual`; the image is
+    max(x, 0) of the best iterate. Frames are solved one after
     the other. Buffers are reused between them, so an object serves one thread.
 
     Parameters
@@ -30,6 +31,8 @@ class Equilibrium:
         Psi_LC: an `OnnxConsistency` or any callable of that shape.
     config : FixedPointConfig, optional
         Solver settings.
+    dual_start : float, optional
+        Size of the first data dual.
 
     Raises
     ------
@@ -45,7 +48,9 @@ class Equilibrium:
         prior: ImagePrior,
         consistency: Consistency,
         config: FixedPointConfig | None = None,
+        dual_start: float = 0.0,
     ) -> None:
+        self._dual_start = dual_start
         self.operators = operators
         self.config = config or FixedPointConfig()
         self._step = AdmmStep(operators, prior, consistency)
@@ -53,7 +58,7 @@ class Equilibrium:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings in effect."""
-        return self.config.to_dict()
+        return self.config.to_dict() | {"dual_start": self._dual_start}
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Find the fixed point of every measurement.
@@ -69,6 +74,8 @@ class Equilibrium:
 
     def _solve(self, measurement: NormalizedMeasurement) -> Solution:
         self._step.set_measurement(measurement.y, noise_bound(measurement, self.operators))
-        solution = solve_fixed_point(self._step, self._step.start(measurement.start), self.config)
+        dual = measurement.data_dual(self._dual_start) if self._dual_start else None
+        start = self._step.start(measurement.start, dual)
+        solution = solve_fixed_point(self._step, start, self.config)
         image = np.maximum(solution.value[: self.operators.n_voxels], 0)
         return replace(solution, value=image)

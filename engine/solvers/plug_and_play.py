@@ -51,7 +51,7 @@ class PlugAndPlay(Admm):
             return self._denoiser
         denoiser = self._denoiser
 
-        def scaled(v: Float32Array) -> Float32Array:
-            return np.asarray(scale * denoiser(v / scale), np.float32)
+        def scaled(v: Float32Array, noise: Float32Array) -> Float32Array:
+            return np.asarray(scale * denoiser(v / scale, noise), np.float32)
 
         return scaled

@@ -30,7 +30,10 @@ def operators(small_system_matrix) -> Operators:
     return make_operators(small_system_matrix)
 
 
-def curved_prior(v):
+NO_NOISE = np.zeros((1, 1, 1, 1), np.float32)
+
+
+def curved_prior(v, _noise):
     """Stand in for the network: mixes neighbours and is not linear, so a swapped axis or sign shows."""
     return np.maximum(0.8 * v + 0.3 * np.roll(v, 1, axis=3) - 0.1 * np.roll(v, 1, axis=2), 0)
 
@@ -55,7 +58,7 @@ def written_out(operators: Operators, z, y, epsilon):
 
     z0_dense = curved_consistency(dense(a @ x - d0), dense(y), mask, epsilon)
     z0 = z0_dense.reshape(2, -1)[:, operators.layout.index].reshape(-1)
-    z1 = operators.grid.to_vector(curved_prior(operators.grid.to_volume(x - d1)[None])[0])
+    z1 = operators.grid.to_vector(curved_prior(operators.grid.to_volume(x - d1)[None], NO_NOISE)[0])
     stacked = np.vstack([a, np.eye(n_voxels)])
     x_next = np.linalg.lstsq(stacked, np.concatenate([z0 + d0, z1 + d1]), rcond=None)[0]
     return np.concatenate([x_next, d0 + z0 - a @ x_next, d1 + z1 - x_next])
@@ -96,7 +99,7 @@ def test_networks_see_the_documented_arrays(operators: Operators) -> None:
     """The prior sees (1, 1, Ny, Nx) with x along the last axis; unselected data places are zero."""
     seen = {}
 
-    def prior(v):
+    def prior(v, _noise):
         seen["image"] = v.copy()
         return v
 
@@ -131,7 +134,7 @@ def test_more_than_one_slice_is_refused(make_system_matrix) -> None:
 
 
 def test_a_block_that_changes_the_shape_is_refused(operators: Operators) -> None:
-    step = AdmmStep(operators, lambda v: v[0], curved_consistency)
+    step = AdmmStep(operators, lambda v, _noise: v[0], curved_consistency)
     z = np.zeros(step.state_size, np.float32)
     with pytest.raises(PairingError, match="image prior returned"):
         step(z, np.empty_like(z))
@@ -172,7 +175,7 @@ def test_step_reproduces_the_authors_code(iconlab: Path) -> None:
         strict=True,
     ):
 
-        def prior(v, v1=v1, z1=z1):
+        def prior(v, _noise, v1=v1, z1=z1):
             np.testing.assert_allclose(v.reshape(-1), v1, rtol=0, atol=INPUT_TOLERANCE)
             return z1.reshape(v.shape)
 

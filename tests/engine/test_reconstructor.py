@@ -33,7 +33,7 @@ SCALE_TOLERANCE = 1e-5
 """Relative: both runs differ by float32 rounding of the scaled rows only."""
 
 
-def prior(v):
+def prior(v, _noise):
     return np.maximum(v, 0)
 
 
@@ -227,7 +227,7 @@ def test_a_negative_image_still_sets_the_scale(random_matrix, operators) -> None
 def test_the_image_is_clipped(operators, clean) -> None:
     """With a prior that does not clip, the least-squares solution is negative and the image zero there."""
     negative = Reconstructor(LeastSquares(operators)).reconstruct(-clean).image
-    found = Reconstructor(Equilibrium(operators, lambda v: v, consistency)).reconstruct(-clean)
+    found = Reconstructor(Equilibrium(operators, lambda v, _noise: v, consistency)).reconstruct(-clean)
     assert negative.min() < -0.1
     assert found.image.min() == 0
     expected = found.report.intensity * found.solution.value
@@ -258,7 +258,7 @@ def test_solver_settings_reach_the_solver(operators, clean) -> None:
     for memory in (0, 5):
         config = FixedPointConfig(memory=memory, tolerance=1e-4, max_iterations=500)
         report = (
-            Reconstructor(Equilibrium(operators, lambda v: 0.5 * v, consistency, config))
+            Reconstructor(Equilibrium(operators, lambda v, _noise: 0.5 * v, consistency, config))
             .reconstruct(clean)
             .report
         )
@@ -299,7 +299,7 @@ def test_wrong_number_of_rows_is_refused(reconstructor, shape) -> None:
 
 
 def test_networks_that_fail_raise(operators, clean) -> None:
-    broken = Reconstructor(Equilibrium(operators, lambda v: v + np.nan, consistency))
+    broken = Reconstructor(Equilibrium(operators, lambda v, _noise: v + np.nan, consistency))
     with pytest.raises(NonFiniteError):
         broken.reconstruct(clean)
 
@@ -315,9 +315,9 @@ def test_frames_use_one_blas_thread_and_give_the_rest_back(operators, clean) -> 
 
     seen = []
 
-    def watching_prior(v):
+    def watching_prior(v, _noise):
         seen.append(blas_threads())
-        return prior(v)
+        return prior(v, _noise)
 
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()

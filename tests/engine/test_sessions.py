@@ -35,12 +35,14 @@ def rdn_bytes() -> bytes:
 @pytest.mark.parametrize("shape", [(1, 1, 5, 7), (3, 1, 2, 9)])
 def test_prior_of_the_fixture_clips_at_zero(bundle, shape) -> None:
     v = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    z = OnnxPrior(bundle)(v)
+    z = OnnxPrior(bundle)(v, NOISE[:1])
     assert z.dtype == np.float32
     np.testing.assert_array_equal(z, np.maximum(v, 0))
 
 
 N_FRAMES = 5
+
+NOISE = np.geomspace(0.01, 0.5, N_FRAMES, dtype=np.float32).reshape(-1, 1, 1, 1)
 
 BATCH_TOLERANCE = 1e-6
 """Relative to the largest value: the runtime may add up the products of a batch in another order."""
@@ -55,12 +57,13 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
 def test_prior_that_ships_treats_every_image_of_a_batch_on_its_own(method) -> None:
     prior = OnnxPrior(load_bundle(default_bundle_path(method)))
     images = np.random.default_rng(2).random((N_FRAMES, 1, 13, 26), np.float32)
-    found = prior(images)
+    noise = NOISE[:N_FRAMES]
+    found = prior(images, noise)
     assert found.any(axis=(1, 2, 3)).all()
-    same(found, np.concatenate([prior(image[None]) for image in images]))
+    same(found, np.concatenate([prior(*pair) for pair in zip(images[:, None], noise[:, None], strict=True)]))
     # the same session takes a second batch size and another grid
-    same(prior(images[:2]), found[:2])
-    assert prior(np.zeros((3, 1, 26, 52), np.float32)).shape == (3, 1, 26, 52)
+    same(prior(images[:2], noise[:2]), found[:2])
+    assert prior(np.zeros((3, 1, 26, 52), np.float32), noise[:3]).shape == (3, 1, 26, 52)
 
 
 def test_consistency_that_ships_treats_every_frame_of_a_batch_on_its_own() -> None:
@@ -76,7 +79,9 @@ def test_consistency_that_ships_treats_every_frame_of_a_batch_on_its_own() -> No
 @pytest.mark.parametrize("method", ["deq-ball", "pp-mpi", "unrolled", "end-to-end"])
 def test_prior_opens_the_image_network_of_any_method(method) -> None:
     v = np.random.default_rng(0).standard_normal((2, 1, 5, 7)).astype(np.float32)
-    np.testing.assert_array_equal(OnnxPrior(load_bundle(IMAGE_BUNDLES / method))(v), np.maximum(v, 0))
+    np.testing.assert_array_equal(
+        OnnxPrior(load_bundle(IMAGE_BUNDLES / method))(v, NOISE[:2]), np.maximum(v, 0)
+    )
 
 
 def test_consistency_of_another_method_is_refused() -> None:
@@ -87,7 +92,7 @@ def test_consistency_of_another_method_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(1, 2, 5, 7), (5, 7)])
 def test_images_of_other_axes_do_not_belong_to_the_network(bundle, shape) -> None:
     with pytest.raises(PairingError, match=r"expected axes .'batch', 1, 'height', 'width'.*use a bundle"):
-        OnnxPrior(bundle)(np.zeros(shape, np.float32))
+        OnnxPrior(bundle)(np.zeros(shape, np.float32), NOISE[:1])
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 1e3])

@@ -37,7 +37,7 @@ def centre_of_the_ball(_v, y, _mask, _epsilon):
     return y
 
 
-BLOCKS = LearnedBlocks(lambda v: v, centre_of_the_ball)
+BLOCKS = LearnedBlocks(lambda v, _noise: v, centre_of_the_ball)
 
 
 @pytest.mark.parametrize("method", NETWORKS)

@@ -68,7 +68,7 @@ def test_every_method_of_one_network_is_solved_with_it(blocks, problem, method, 
     assert report.networks == {"rdn": 0.0}
     assert (report.step, report.image) == (0.0, 0.0)
     assert report.iterations == ((iterations, iterations),) * len(SNRS_DB)
-    changed = LearnedBlocks(lambda v: blocks.prior(v) * np.float32(1.1), None)
+    changed = LearnedBlocks(lambda v, noise: blocks.prior(v, noise) * np.float32(1.1), None)
     report = measure_parity(exact, changed, problem, method, solver)
     assert report.image > IMAGE_TOLERANCE
     with pytest.raises(ParityError, match="rdn "):
@@ -76,7 +76,7 @@ def test_every_method_of_one_network_is_solved_with_it(blocks, problem, method, 
 
 
 def test_a_slightly_different_image_prior_is_measured_and_refused(blocks, problem):
-    changed = dataclasses.replace(blocks, prior=lambda v: blocks.prior(v) * np.float32(1.001))
+    changed = dataclasses.replace(blocks, prior=lambda v, noise: blocks.prior(v, noise) * np.float32(1.001))
     report = measure_parity(blocks, changed, problem, "deq", SOLVER)
     # Outputs are four fifths of the inputs, whose largest value is the scale of the comparison.
     assert report.networks["rdn"] == pytest.approx(8e-4, rel=0.1)

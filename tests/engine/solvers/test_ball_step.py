@@ -20,13 +20,16 @@ BATCH_TOLERANCE = 2e-6
 """Of the state's norm: BLAS sums in another order when it multiplies more rows at once."""
 
 
+NO_NOISE = np.zeros((1, 1, 1, 1), np.float32)
+
+
 def random_prior(seed, shape):
     """A map of images that no symmetry hides: a random mixture of voxels, bent, and clipped at zero."""
     rng = np.random.default_rng(seed)
     n = int(np.prod(shape))
     mixture = (np.eye(n) + 0.3 * rng.standard_normal((n, n)) / np.sqrt(n)).astype(np.float32)
 
-    def prior(v):
+    def prior(v, _noise):
         return np.maximum(0.9 * np.tanh(v.reshape(len(v), n) @ mixture), 0).reshape(v.shape)
 
     return prior
@@ -67,7 +70,7 @@ def on_all_rows(problem, frame, prior, z, n_steps):
     for _ in range(n_steps):
         offset = a @ x - d0 - y
         z0 = y + offset * min(1.0, problem.measurements[frame].epsilon / np.linalg.norm(offset))
-        z1 = prior((x - d1).reshape(1, 1, ny, nx)).reshape(-1)
+        z1 = prior((x - d1).reshape(1, 1, ny, nx), NO_NOISE).reshape(-1)
         x = np.linalg.lstsq(stacked, np.concatenate([z0 + d0, z1 + d1]), rcond=None)[0]
         d0, d1 = d0 + z0 - a @ x, d1 + z1 - x
     return np.concatenate([x, d0, d1])
@@ -135,7 +138,7 @@ def test_the_measurement_holds_the_arrays_that_a_step_needs(problem) -> None:
 def test_data_within_the_ball_are_left_alone(problem, states) -> None:
     """With epsilon beyond every distance z0 = A x - d0, so the data dual is A (x - x')."""
     explained, remainder, epsilon = frame_arrays(problem)
-    step = BallStep(problem.operators, lambda v: 0.5 * v)
+    step = BallStep(problem.operators, lambda v, _noise: 0.5 * v)
     step.set_measurements(explained, remainder, np.full_like(epsilon, 1e6))
     found = iterate(step, states, 1)
     n = problem.operators.n_voxels
@@ -189,7 +192,7 @@ def test_one_frame_suits_the_accelerated_solver(problem, step) -> None:
 def test_the_prior_sees_images_with_x_along_the_last_axis(problem, states) -> None:
     seen = []
 
-    def prior(v):
+    def prior(v, _noise):
         seen.append(v.copy())
         return v
 
@@ -206,11 +209,11 @@ def test_more_than_one_slice_is_refused(make_system_matrix) -> None:
     grid = Grid((3, 2, 2), (0.01, 0.01, 0.01))
     operators = make_operators(make_system_matrix(grid, 20, (4, 6), 1))
     with pytest.raises(PairingError, match="2 slices"):
-        BallStep(operators, lambda v: v)
+        BallStep(operators, lambda v, _noise: v)
 
 
 def test_a_prior_that_changes_the_shape_is_refused(problem, states) -> None:
-    step = BallStep(problem.operators, lambda v: v[0])
+    step = BallStep(problem.operators, lambda v, _noise: v[0])
     step.set_measurements(*frame_arrays(problem))
     with pytest.raises(PairingError, match="image prior returned"):
         step(states, np.empty_like(states))

@@ -19,7 +19,10 @@ CONVERGED = 1e-3
 """Relative to the peak: two solves to a tolerance of 1e-5 of the state, times the map's condition."""
 
 
-def shrink(v):
+NO_NOISE = np.zeros((1, 1, 1, 1), np.float32)
+
+
+def shrink(v, _noise):
     """A prior with a known answer and no state."""
     return np.maximum(0.9 * v - 0.01, 0)
 
@@ -44,7 +47,7 @@ def by_hand(problem, measurement, prior, iterations):
         v = a @ x - d0
         distance = np.linalg.norm(v - y)
         z0 = y + min(1.0, measurement.epsilon / distance) * (v - y)
-        z1 = prior(x - d1)
+        z1 = prior(x - d1, NO_NOISE)
         x = inverse @ (a.T @ (z0 + d0) + z1 + d1)
         d0, d1 = d0 + z0 - a @ x, d1 + z1 - x
     return np.maximum(x, 0)
@@ -74,7 +77,7 @@ def test_ball_equilibrium_is_the_equilibrium_with_the_projection(problem) -> Non
 def test_end_to_end_is_one_pass_from_the_least_squares_image(problem) -> None:
     seen = []
 
-    def prior(v):
+    def prior(v, _noise):
         seen.append(v.copy())
         return 2 * v
 
@@ -100,7 +103,7 @@ def test_methods_do_not_mix_frames(problem) -> None:
 
 
 def test_values_that_are_not_finite_are_an_error(problem) -> None:
-    def broken(v):
+    def broken(v, _noise):
         return v + np.nan
 
     for solver in (

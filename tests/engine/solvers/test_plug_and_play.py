@@ -45,7 +45,7 @@ def test_a_linear_denoiser_gives_tikhonov_at_the_noise_level(problem, offset, sc
     A scale multiplies the image to which it is drawn, and nothing else.
     """
 
-    def denoiser(v):
+    def denoiser(v, _noise):
         return 0.5 * v + offset
 
     solver = PlugAndPlay(problem.operators, denoiser, scales(scale, 4000), tolerance=1e-6)
@@ -62,7 +62,7 @@ def test_every_frame_has_the_scale_of_its_snr(problem) -> None:
     curve = SnrCurve((10.0, 50.0), (4.0, 0.25))
     seen = []
 
-    def denoiser(v):
+    def denoiser(v, _noise):
         seen.append(v.copy())
         return np.tanh(v)
 
@@ -86,18 +86,19 @@ def test_a_network_of_a_bundle_serves(problem) -> None:
     """The bundle's network clips at zero, which numpy can do as well."""
     prior = OnnxPrior(load_bundle(BUNDLE))
     found = PlugAndPlay(problem.operators, prior, scales(1.5)).solve(problem.measurements)
-    clip = PlugAndPlay(problem.operators, lambda v: np.maximum(v, 0), scales(1.0)).solve(problem.measurements)
+    clipping = PlugAndPlay(problem.operators, lambda v, _noise: np.maximum(v, 0), scales(1.0))
+    clip = clipping.solve(problem.measurements)
     for solution, expected, measurement in zip(found, clip, problem.measurements, strict=True):
         np.testing.assert_allclose(solution.value, expected.value, atol=2e-5)
         assert np.linalg.norm(solution.value - np.maximum(measurement.start, 0)) > 1e-3
 
 
 def test_a_denoiser_that_gives_nan_is_reported(problem) -> None:
-    solver = PlugAndPlay(problem.operators, lambda v: np.full_like(v, np.nan), scales(1.0))
+    solver = PlugAndPlay(problem.operators, lambda v, _noise: np.full_like(v, np.nan), scales(1.0))
     with pytest.raises(NonFiniteError, match="iteration 1"):
         solver.solve(problem.measurements)
 
 
 def test_weights_of_another_method_are_refused(problem) -> None:
     with pytest.raises(ConfigError, match="weights of pp-mpi are"):
-        PlugAndPlay(problem.operators, lambda v: v, MethodWeights({"l1": SnrCurve.constant(1.0)}, 5))
+        PlugAndPlay(problem.operators, lambda v, _noise: v, MethodWeights({"l1": SnrCurve.constant(1.0)}, 5))
