@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from engine.errors import BundleError
+from engine.errors import BundleError, ConfigError
 from engine.fixed_point import FixedPointConfig
+from engine.intervals import Intervals
 from engine.manifest import NETWORKS, Conventions, Manifest, Network
 
 __all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_bundle_path", "load_bundle"]
@@ -74,14 +75,40 @@ class Bundle:
             If the file is missing or its SHA-256 is not the manifest's.
         """
         network = self.manifest.networks[role]
-        path = self.path / network.file
+        return self._read(network.file, network.sha256, f"the {role} network")
+
+    def read_intervals(self) -> Intervals | None:
+        """Return the calibrated intervals of the model's images; None if the bundle has none.
+
+        Raises
+        ------
+        BundleError
+            If the file is missing, its SHA-256 is not the manifest's, or it holds no valid table.
+        """
+        entry = self.manifest.intervals
+        if entry is None:
+            return None
+        content = self._read(entry.file, entry.sha256, "the intervals")
+        try:
+            intervals = Intervals.from_dict(json.loads(content))
+        except (ValueError, ConfigError) as error:  # not JSON or not UTF-8, or no table of intervals
+            raise BundleError(f"{self.path / entry.file}: {error}") from error
+        if intervals.method != self.manifest.method:
+            raise BundleError(
+                f"{self.path / entry.file} is of method {intervals.method}; expected {self.manifest.method}, "
+                "that of the bundle; calibrate the intervals again"
+            )
+        return intervals
+
+    def _read(self, file: str, sha256: str, what: str) -> bytes:
+        path = self.path / file
         if not path.is_file():
-            raise BundleError(f"{path} is missing; expected the {role} network that {MANIFEST} names")
+            raise BundleError(f"{path} is missing; expected {what} that {MANIFEST} names")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
-        if found != network.sha256:
+        if found != sha256:
             raise BundleError(
-                f"{path} has SHA-256 {found[:12]}..., {MANIFEST} says {network.sha256[:12]}...: the file was "
+                f"{path} has SHA-256 {found[:12]}..., {MANIFEST} says {sha256[:12]}...: the file was "
                 "changed or damaged; get the bundle again"
             )
         return content
@@ -103,7 +130,7 @@ def default_bundle_path(method: str = "deq") -> Path:
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
-    """Read a bundle's manifest and check the hash of every network, before any network is opened.
+    """Read a bundle's manifest and check the hash of every file, before any network is opened.
 
     Parameters
     ----------
@@ -132,4 +159,5 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     bundle = Bundle(manifest, folder)
     for role in manifest.networks:
         bundle.read_network(role)
+    bundle.read_intervals()
     return bundle

@@ -13,6 +13,9 @@ COMMANDS = {
     "tune": LazyCommand(
         "engine.commands.tune", "tune_command", "Choose hand-set weights for a system matrix."
     ),
+    "intervals": LazyCommand(
+        "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
+    ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }

@@ -40,7 +40,7 @@ SHARE_EDGES = (0.3, 0.6, 0.85)
 TINY = 1e-9
 """Keeps rounding from adding a frame or a pixel to a count."""
 
-MIN_FRAMES = 60
+MIN_FRAMES = 20
 """Fewest frames whose pixels make a class of its own; a rarer class takes its quantiles from a wider one."""
 
 

@@ -73,11 +73,7 @@ class Network:
         """Build from the manifest's entry for `role` ("rdn" or "lc")."""
         where = f"network {role}"
         entry = _mapping(where, values, {field.name for field in fields(cls)})
-        file, digest = _text(f"{where} file", entry["file"]), _text(f"{where} sha256", entry["sha256"])
-        if file != Path(file).name or file in {"", ".", ".."} or "\\" in file:
-            raise BundleError(f"{where} file is {file!r}; expected the plain name of a file in the bundle")
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise BundleError(f"{where} sha256 is {digest!r}; expected 64 hexadecimal digits")
+        file, digest = _file_and_hash(where, entry)
         inputs, outputs = INTERFACE[role]
         if role == "rdn" and isinstance(entry["inputs"], Mapping) and NOISE_INPUT in entry["inputs"]:
             inputs = (*inputs, NOISE_INPUT)
@@ -101,6 +97,28 @@ class Network:
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
         }
+
+
+@dataclass(frozen=True)
+class IntervalsEntry:
+    """The table of intervals of a bundle (`engine.intervals`).
+
+    Attributes
+    ----------
+    file : str
+        Name inside the bundle folder.
+    sha256 : str
+        Hash of the file, 64 hexadecimal digits.
+    """
+
+    file: str
+    sha256: str
+
+    @classmethod
+    def from_dict(cls, values: object) -> "IntervalsEntry":
+        """Build from the manifest's entry."""
+        entry = _mapping("intervals", values, {field.name for field in fields(cls)})
+        return cls(*_file_and_hash("intervals", entry))
 
 
 @dataclass(frozen=True)
@@ -168,6 +186,9 @@ class Manifest:
         `engine.normalization.NormalizedMeasurement.data_dual`.
     training : mapping
         Free-form facts about the training run, values that JSON can hold.
+    intervals : IntervalsEntry, optional
+        Calibrated intervals. The key is absent from a bundle that has none: an export writes none,
+        `engine intervals` adds them.
     """
 
     name: str
@@ -180,6 +201,7 @@ class Manifest:
     solver: FixedPointConfig | None
     dual_start: float
     training: Mapping[str, Any]
+    intervals: IntervalsEntry | None = None
 
     @classmethod
     def from_dict(cls, values: object) -> "Manifest":
@@ -199,6 +221,8 @@ class Manifest:
                 "export the model again or use a matching version"
             )
         own = {field.name for field in fields(cls)}
+        if "intervals" not in values:
+            own -= {"intervals"}
         entry = _mapping("the manifest", values, own | {"kind", "schema"})
         method = _text("method", entry["method"])
         if method not in NETWORKS:
@@ -220,6 +244,7 @@ class Manifest:
             solver=_solver(method, entry["solver"]),
             dual_start=_dual_start(method, entry["dual_start"]),
             training=dict(entry["training"]),
+            intervals=IntervalsEntry.from_dict(entry["intervals"]) if "intervals" in entry else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,6 +262,7 @@ class Manifest:
             "solver": None if self.solver is None else self.solver.to_dict(),
             "dual_start": self.dual_start,
             "training": dict(self.training),
+            **({} if self.intervals is None else {"intervals": asdict(self.intervals)}),
         }
 
 
@@ -271,6 +297,15 @@ def _dual_start(method: str, value: object) -> float:
     if value and method not in EQUILIBRIUM:
         raise BundleError(f"dual_start is {value!r}; expected 0: method {method} starts with zero duals")
     return float(value)  # type: ignore[arg-type]
+
+
+def _file_and_hash(where: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+    file, digest = _text(f"{where} file", entry["file"]), _text(f"{where} sha256", entry["sha256"])
+    if file != Path(file).name or file in {"", ".", ".."} or "\\" in file:
+        raise BundleError(f"{where} file is {file!r}; expected the plain name of a file in the bundle")
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise BundleError(f"{where} sha256 is {digest!r}; expected 64 hexadecimal digits")
+    return file, digest
 
 
 def _text(where: str, value: object) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.blas_threads import single_blas_thread
 from engine.errors import NonFiniteError, PairingError
+from engine.intervals import Interval, Intervals
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
@@ -35,11 +36,15 @@ class Reconstruction:
         What was done.
     solution : Solution
         What the solver returned: the image (N,) in normalised units.
+    interval : Interval or None
+        Bounds of the true concentrations; None without calibrated intervals, and for a zero measurement or an
+        unknown noise level.
     """
 
     image: Float32Array
     report: FrameReport
     solution: Solution
+    interval: Interval | None = None
 
 
 class Reconstructor:
@@ -50,10 +55,21 @@ class Reconstructor:
     solver : FrameSolver
         A method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
         object serves one thread.
+    intervals : Intervals, optional
+        Calibrated for the method and the settings of the solver (`engine.interval_store`); images get
+        intervals then.
+
+    Raises
+    ------
+    PairingError
+        If the intervals were calibrated for another method or other settings.
     """
 
-    def __init__(self, solver: FrameSolver) -> None:
+    def __init__(self, solver: FrameSolver, intervals: Intervals | None = None) -> None:
+        if intervals is not None:
+            intervals.require_settings(solver.method, solver.settings)
         self.solver = solver
+        self.intervals = intervals
 
     @property
     def method(self) -> str:
@@ -74,6 +90,9 @@ class Reconstructor:
     ) -> "Reconstructor":
         """Open an operators file and a method.
 
+        Images get the intervals of the method's bundle if it has some and the settings are those they were
+        calibrated for; `engine.interval_store.require_intervals` raises where they do not apply.
+
         Parameters
         ----------
         operators_path : path
@@ -89,10 +108,15 @@ class Reconstructor:
             If a file cannot be used, parts do not belong together, the provider is not available, or a
             setting has no meaning for the method.
         """
+        from engine.interval_store import stored_intervals
         from engine.methods import open_method
         from engine.operators_file import load_operators
 
-        return cls(open_method(method, load_operators(operators_path), settings))
+        solver = open_method(method, load_operators(operators_path), settings)
+        intervals = stored_intervals(solver, settings or MethodSettings())
+        if intervals is not None and intervals.differences(solver.method, solver.settings):
+            intervals = None
+        return cls(solver, intervals)
 
     def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
         """Reconstruct one frame.
@@ -151,10 +175,13 @@ class Reconstructor:
             ]
             images = [self._image(*pair) for pair in pairs]
             ratios = [self._residual_over_epsilon(*pair) for pair in pairs]
+            bounds = [self._interval(*pair) for pair in pairs]
         milliseconds = 1e3 * (time.perf_counter() - started) / len(frames)
         return [
-            self._finish(measurement, solution, image, ratio, milliseconds)
-            for (measurement, solution), image, ratio in zip(pairs, images, ratios, strict=True)
+            self._finish(measurement, solution, image, ratio, interval, milliseconds)
+            for (measurement, solution), image, ratio, interval in zip(
+                pairs, images, ratios, bounds, strict=True
+            )
         ]
 
     def _image(self, measurement: NormalizedMeasurement | None, solution: Solution | None) -> Float32Array:
@@ -181,12 +208,21 @@ class Reconstructor:
         misfit = float(np.linalg.norm(explained - measurement.explained))
         return float(np.hypot(misfit, measurement.remainder)) / measurement.epsilon
 
+    def _interval(
+        self, measurement: NormalizedMeasurement | None, solution: Solution | None
+    ) -> Interval | None:
+        if self.intervals is None or measurement is None or solution is None or measurement.snr_db is None:
+            return None
+        image = self.operators.grid.to_volume(solution.value)
+        return self.intervals.of_image(image, measurement.snr_db, measurement.intensity)
+
     def _finish(
         self,
         measurement: NormalizedMeasurement | None,
         solution: Solution | None,
         image: Float32Array,
         ratio: float | None,
+        interval: Interval | None,
         milliseconds: float,
     ) -> Reconstruction:
         if measurement is None or solution is None:
@@ -204,7 +240,9 @@ class Reconstructor:
             snr_db=None if measurement is None else measurement.snr_db,
             weights=stats.weights,
             weights_clamped=stats.weights_clamped,
+            interval_coverage=None if interval is None else interval.coverage,
+            interval_clamped=interval is not None and interval.clamped,
             intensity=0.0 if measurement is None else measurement.intensity,
             milliseconds=milliseconds,
         )
-        return Reconstruction(image, report, solution)
+        return Reconstruction(image, report, solution, interval)

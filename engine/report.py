@@ -36,6 +36,11 @@ class FrameReport:
     weights_clamped : bool
         Whether `snr_db` lies outside the range that the weights were tuned for; those of the nearest end were
         used then.
+    interval_coverage : float or None
+        Share of the voxels whose truth the interval of the image is to hold; None if the image has none.
+    interval_clamped : bool
+        Whether `snr_db` lies outside the range that the intervals were calibrated for; those of the nearest
+        end were used then, and below the range they are too narrow.
     intensity : float
         Concentration of an image value of 1; 0 for a zero measurement.
     milliseconds : float
@@ -52,6 +57,8 @@ class FrameReport:
     snr_db: float | None
     weights: Mapping[str, float]
     weights_clamped: bool
+    interval_coverage: float | None
+    interval_clamped: bool
     intensity: float
     milliseconds: float
 

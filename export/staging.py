@@ -11,10 +11,12 @@ from pathlib import Path
 from engine.atomic_write import atomic_directory
 from engine.bundle import MANIFEST
 from engine.errors import BundleError, InputError
+from engine.interval_store import INTERVALS
 from engine.manifest import KIND
 
-BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", "operators.h5"})
-"""What an export writes. A folder with anything else is not replaced: the rest would be lost."""
+BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", "operators.h5", INTERVALS})
+"""What an export writes, and the intervals of the networks it replaces. A folder with anything else is not
+replaced: the rest would be lost."""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from engine.bundle import load_bundle
 from engine.errors import InputError
 from engine.mpi import truth
 from engine.mpi.grid import Grid
+from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf_access import background_mask, bins, calibration_grid, images, reconstruction_grid
 from engine.mpi.mdf_values import damage_reported
@@ -49,7 +50,8 @@ def describe(path: Path) -> list[str]:
 
 
 def _describe_bundle(path: Path) -> list[str]:
-    manifest = load_bundle(path).manifest
+    bundle = load_bundle(path)
+    manifest, intervals = bundle.manifest, bundle.read_intervals()
     settings = {} if manifest.solver is None else manifest.solver.to_dict()
     solver = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     lines = [
@@ -58,6 +60,10 @@ def _describe_bundle(path: Path) -> list[str]:
         f"created: {manifest.created}, ONNX opset {manifest.opset}",
         f"solver: {solver or 'none, the network is applied once'}",
     ]
+    if intervals is not None:
+        low, high = intervals.snr_range
+        percent = 100 * intervals.coverage
+        lines.append(f"intervals: {percent:g} %, calibrated for frames of {low:.0f} to {high:.0f} dB")
     lines += [
         f"{role}: {n.file}, SHA-256 {n.sha256[:16]}..., verified" for role, n in manifest.networks.items()
     ]
@@ -91,7 +97,7 @@ def _describe_truth(path: Path) -> list[str]:
 def _describe_mdf(path: Path) -> list[str]:
     file = read_mdf(path)
     if file.reconstruction is not None:
-        lines = _reconstruction_lines(file)
+        lines = _reconstruction_lines(path, file)
     elif file.calibration is not None:
         lines = ["MDF calibration", _grid_line(calibration_grid(file)), *_data_lines(file)]
     elif file.measurement is not None:
@@ -103,11 +109,13 @@ def _describe_mdf(path: Path) -> list[str]:
     return [*lines, f"{study}, scanner {file.scanner.name!r} ({file.scanner.topology})"]
 
 
-def _reconstruction_lines(file: MdfFile) -> list[str]:
-    volumes = images(file)
+def _reconstruction_lines(path: Path, file: MdfFile) -> list[str]:
+    volumes, grid = images(file), reconstruction_grid(file)
+    intervals = read_intervals(path, grid)
     return [
         f"MDF reconstruction: {len(volumes)} images, values {np.min(volumes):.4g} to {np.max(volumes):.4g}",
-        _grid_line(reconstruction_grid(file)),
+        *([] if intervals is None else [f"with intervals of {100 * intervals.coverage:g} % coverage"]),
+        _grid_line(grid),
     ]
 
 

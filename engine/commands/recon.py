@@ -1,10 +1,11 @@
 """`engine recon`: from a measurement to images."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -13,10 +14,13 @@ from engine.atomic_write import atomic_path
 from engine.commands.frames import FrameSelection, frame_list, parse_frames
 from engine.commands.outputs import require_distinct_files
 from engine.commands.weight_values import parse_weights
+from engine.interval_store import require_intervals, stored_intervals
+from engine.intervals import Intervals
 from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of, open_method
 from engine.mpi.grid import Grid
+from engine.mpi.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf_factory import new_reconstruction_file
 from engine.operators_file import load_operators
@@ -24,6 +28,10 @@ from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport
 from engine.sessions import PROVIDERS
 from engine.solution import Result
+from engine.solvers.frame_solver import FrameSolver
+
+if TYPE_CHECKING:
+    from engine.pictures import Panel
 
 ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
 """Results of solves that had a tolerance to reach."""
@@ -86,6 +94,12 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
     type=click.Choice(list(PROVIDERS)),
     help="Where the networks run.  [cpu]",
 )
+@click.option(
+    "--intervals/--no-intervals",
+    "wanted",
+    default=None,
+    help="Bounds of the true values beside the images.  [if the bundle has them]",
+)
 @click.option("--image", type=click.Path(path_type=Path), help="Also draw the images (.png, .pdf, .svg).")
 @click.option(
     "--stats", type=click.Path(path_type=Path), help="Also write the report of every frame as JSON."
@@ -97,6 +111,7 @@ def recon(
     method: str | None,
     sigma: float | None,
     frames: FrameSelection | None,
+    wanted: bool | None,
     image: Path | None,
     stats: Path | None,
     **settings: Any,
@@ -111,7 +126,8 @@ def recon(
         # Targets are checked before the work, and renamed together after all of them were written.
         staged = {path: stack.enter_context(atomic_path(path)) for path in outputs}
         chosen_settings = MethodSettings(**settings)
-        reconstructor = Reconstructor(open_method(method, load_operators(operators), chosen_settings))
+        solver = open_method(method, load_operators(operators), chosen_settings)
+        reconstructor = Reconstructor(solver, _intervals(solver, chosen_settings, wanted))
         source = read_mdf(measurement)
         rows = measurement_rows(source, reconstructor.operators)
         for note in rows.notes:
@@ -121,12 +137,15 @@ def recon(
         grid = reconstructor.operators.grid
         volumes = np.stack([frame.image for frame in found])
         write_mdf(staged[out], new_reconstruction_file(volumes, grid, source))
+        if reconstructor.intervals is not None:
+            bounds = _bounds(found, reconstructor.intervals.coverage)
+            add_intervals(staged[out], bounds, grid)
         if image:
             _draw(staged[image], found, chosen, grid)
         if stats:
             record = {
                 "kind": "deq-mpi-report",
-                "schema": 2,
+                "schema": 3,
                 "method": reconstructor.method,
                 "measurement": str(measurement),
                 "operators": str(operators),
@@ -143,17 +162,50 @@ def recon(
     click.echo(f"wrote {', '.join(str(path) for path in outputs)}")
 
 
+def _intervals(solver: FrameSolver, settings: MethodSettings, wanted: bool | None) -> Intervals | None:
+    if wanted:
+        return require_intervals(solver, settings)
+    intervals = None if wanted is False else stored_intervals(solver, settings)
+    if intervals is None:
+        return None
+    if found := intervals.differences(solver.method, solver.settings):
+        click.echo(f"Note: no intervals are written, since the images are made with {found}", err=True)
+        return None
+    return intervals
+
+
+def _bounds(found: Sequence[Reconstruction], coverage: float) -> ImageIntervals:
+    """Gather the intervals of all frames; a frame without has NaN."""
+    nothing = np.full_like(found[0].image, np.nan)
+    return ImageIntervals(
+        np.stack([nothing if frame.interval is None else frame.interval.low for frame in found]),
+        np.stack([nothing if frame.interval is None else frame.interval.high for frame in found]),
+        coverage,
+    )
+
+
 def _model_name(method: str, settings: MethodSettings) -> str | None:
     return bundle_of(method, settings).manifest.name if METHODS[method].needs_model else None
 
 
 def _draw(path: Path, found: Sequence[Reconstruction], chosen: Sequence[int], grid: Grid) -> None:
-    from engine.pictures import MAX_PANELS, Panel, save_pictures
+    from engine.pictures import MAX_PANELS, save_pictures
 
-    panels = [Panel(f"frame {index}", frame.image) for index, frame in zip(chosen, found, strict=True)]
-    if len(panels) > MAX_PANELS:
-        click.echo(f"Note: the picture shows the first {MAX_PANELS} of {len(panels)} frames", err=True)
-    save_pictures(path, panels[:MAX_PANELS], grid)
+    panels_of = [_panels(index, frame) for index, frame in zip(chosen, found, strict=True)]
+    most = MAX_PANELS // max(map(len, panels_of))
+    if len(panels_of) > most:
+        click.echo(f"Note: the picture shows the first {most} of {len(panels_of)} frames", err=True)
+    save_pictures(path, list(itertools.chain(*panels_of[:most])), grid)
+
+
+def _panels(index: int, frame: Reconstruction) -> "list[Panel]":
+    from engine.pictures import Panel
+
+    panels = [Panel(f"frame {index}", frame.image)]
+    if frame.interval is not None:
+        width = frame.interval.high - frame.interval.low
+        panels.append(Panel(f"width of {100 * frame.interval.coverage:g} % interval", width))
+    return panels
 
 
 def _summarise(method: str, chosen: Sequence[int], reports: Sequence[FrameReport]) -> None:
@@ -165,6 +217,8 @@ def _summarise(method: str, chosen: Sequence[int], reports: Sequence[FrameReport
     ratios = [r.residual_over_epsilon for r in reports if r.residual_over_epsilon is not None]
     if ratios:
         parts.append(f"median residual / epsilon {np.median(ratios):.3g}")
+    if any(report.interval_coverage for report in reports):
+        parts.append(f"{100 * max(report.interval_coverage or 0.0 for report in reports):g} % intervals")
     parts.append(f"median {np.median([report.milliseconds for report in reports]):.3g} ms per frame")
     click.echo(", ".join(parts))
     named = list(zip(chosen, reports, strict=True))
@@ -177,6 +231,14 @@ def _summarise(method: str, chosen: Sequence[int], reports: Sequence[FrameReport
         click.echo(
             f"Warning: {frame_list([index for index, _ in clamped])}: an SNR of {_span(levels)} dB is "
             "outside the range that the weights were tuned for; those of its nearest end were used",
+            err=True,
+        )
+    beyond = [(index, report) for index, report in named if report.interval_clamped]
+    if beyond:
+        levels = [report.snr_db for _, report in beyond if report.snr_db is not None]
+        click.echo(
+            f"Warning: {frame_list([index for index, _ in beyond])}: an SNR of {_span(levels)} dB is outside "
+            "the range that the intervals were calibrated for; those of its nearest end were used",
             err=True,
         )
     failed = [(index, report) for index, report in named if not report.converged]

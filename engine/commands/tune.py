@@ -10,6 +10,7 @@ import click
 
 from engine.atomic_write import atomic_path
 from engine.calibration import system_matrix_from_mdf
+from engine.commands.levels import parse_levels
 from engine.commands.outputs import require_distinct_files
 from engine.emulation import Scan, emulate_scan, scan_of
 from engine.mpi.scanner import PRESETS
@@ -21,13 +22,6 @@ from engine.weights import save_weights
 
 def _names(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
-
-
-def _levels(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(level) for level in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}; expected numbers in dB such as 15,25,35") from error
 
 
 @click.command(short_help="Choose the hand-set weights of the methods for a system matrix.")
@@ -44,7 +38,7 @@ def _levels(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option(
     "--snr",
     "snr_db",
-    callback=_levels,
+    callback=parse_levels,
     default=",".join(f"{snr:g}" for snr in TuningConfig.snr_db),
     show_default=True,
     metavar="DB,DB",
