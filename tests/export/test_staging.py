@@ -20,6 +20,7 @@ def existing(tmp_path) -> Path:
     folder.mkdir()
     write_bundle(folder, "old")
     (folder / "operators.h5").write_bytes(b"old operators")
+    (folder / "intervals.json").write_text("of the old networks")
     return folder
 
 
@@ -46,7 +47,7 @@ def test_an_existing_bundle_is_replaced_as_a_whole(existing):
         write_bundle(folder, "new")
         assert content_of(existing) == "old"
     assert content_of(existing) == "new"
-    assert names(existing) == ["manifest.json"]  # the old operators belong to the old bundle
+    assert names(existing) == ["manifest.json"]  # operators and intervals belong to the old bundle
     assert names(existing.parent) == ["bundle"]
 
 
