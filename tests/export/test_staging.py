@@ -73,7 +73,7 @@ def test_a_failure_leaves_the_old_bundle(existing):
     with pytest.raises(StopWritingError):
         write_half()
     assert content_of(existing) == "old"
-    assert names(existing) == ["manifest.json", "operators.h5"]
+    assert names(existing) == ["intervals.json", "manifest.json", "operators.h5"]
     assert names(existing.parent) == ["bundle"]
 
 
