@@ -34,6 +34,7 @@ from export.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
 from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
 from trainer.config import TrainConfig
+from trainer.stability import METHOD
 
 RDN_FILE = "rdn.onnx"
 LC_FILE = "lc.onnx"
@@ -271,7 +272,21 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _training_facts(run_dir: Path, config: TrainConfig) -> dict[str, Any]:
-    return {"config": _without_folders(asdict(config)), "best_validation": _best_validation(run_dir)}
+    best = _best_validation(run_dir)
+    facts = {"config": _without_folders(asdict(config)), "best_validation": best}
+    stability = _stability(config, best or {})
+    return {**facts, "stability": stability} if stability else facts
+
+
+def _stability(config: TrainConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the best validation says of the spectral radius, empty if it was not measured."""
+    prefix = "validation_spectral_radius_"
+    figures = {key.removeprefix(prefix): value for key, value in best.items() if key.startswith(prefix)}
+    if not figures:
+        return {}
+    levels, frames = config.data.validation_snr, config.fit.spectral_frames
+    snr = sorted({levels[frame % len(levels)] for frame in range(frames)})
+    return {"spectral_radius": figures, "frames": frames, "snr_db": snr, "measured": METHOD}
 
 
 def _best_validation(run_dir: Path) -> dict[str, Any] | None:

@@ -225,6 +225,13 @@ class StageConfig:
     max_iterations : int or None
         Forward evaluations allowed in this stage; None for those of the reconstruction
         (`[solver.forward]`, `[unrolled]`).
+    jacobian_weight : float
+        Weight of the penalty on spectral radii above `jacobian_target` (`trainer.jacobian_penalty`), on the
+        first `jacobian_samples` measurements of a batch; 0 for none. Only for methods with a fixed point.
+    jacobian_target : float
+        Radius up to which nothing is paid.
+    jacobian_samples : int
+        One costs about as much as solving for four measurements.
     precision : str
         Of Psi_RDN's convolutions while fixed points and their cotangents are solved for; "bfloat16" is two to
         three times as fast where the processor has instructions for it. What is differentiated for the
@@ -237,11 +244,18 @@ class StageConfig:
     batch_size: int = 32
     iterates: int = 5
     max_iterations: int | None = None
+    jacobian_weight: float = 0.0
+    jacobian_target: float = 0.97
+    jacobian_samples: int = 1
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _require_optimisation(self.steps, self.batch_size, self.learning_rate, at_least=1)
         require(self.iterates >= 1, "iterates", self.iterates, "at least 1")
+        weight, target = self.jacobian_weight, self.jacobian_target
+        require(isfinite(weight) and weight >= 0, "jacobian_weight", weight, "a non-negative number")
+        require(0 <= target <= 1, "jacobian_target", target, "between 0 and 1")
+        require(self.jacobian_samples >= 1, "jacobian_samples", self.jacobian_samples, "at least 1")
         limit = self.max_iterations
         require(limit is None or limit >= 1, "max_iterations", limit, "at least 1")
 
@@ -261,6 +275,8 @@ class FitConfig:
         Bound on the norm of the gradient over all weights.
     validate_every : int
         Steps between validations; a checkpoint is written at each.
+    spectral_frames : int
+        Measurements of a validation at whose fixed points the spectral radius is measured; 0 for none.
     threads : int
         CPU threads of torch; 0 leaves torch's choice.
     device : str
@@ -271,6 +287,7 @@ class FitConfig:
     loss: Literal["l1", "log_l1"] = "l1"
     gradient_clip: float = 1.0
     validate_every: int = 100
+    spectral_frames: int = 4
     threads: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -278,6 +295,7 @@ class FitConfig:
         clip = self.gradient_clip
         require(isfinite(clip) and clip > 0, "gradient_clip", clip, "a positive number")
         require(self.validate_every >= 1, "validate_every", self.validate_every, "at least 1")
+        require(self.spectral_frames >= 0, "spectral_frames", self.spectral_frames, "at least 0")
         require(self.threads >= 0, "threads", self.threads, "at least 0")
 
 
@@ -350,6 +368,9 @@ class TrainConfig:
             fixed_point = method in ("deq", "deq-ball") or stage.gradient == "implicit"
             require(fixed_point, "gradient", stage.gradient, f"no such key: {method} has no fixed point")
             solves = method in ("deq", "deq-ball") or stage.precision == "float32"
+            penalised = method in ("deq", "deq-ball") or stage.jacobian_weight == 0
+            wanted = f"no such key: {method} has no fixed point"
+            require(penalised, "jacobian_weight", stage.jacobian_weight, wanted)
             require(solves, "precision", stage.precision, f"no such key: {method} has no fixed point")
 
     @property

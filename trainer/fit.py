@@ -199,4 +199,5 @@ def _validation(config: TrainConfig, problem: Problem, seed: int) -> Validation:
     truth, levels = problem.validation, config.data.validation_snr
     snr = np.resize(np.array(levels), len(truth))
     measurements = measure_once(truth, problem.data_matrix, snr, seed)
-    return Validation(problem.operators, measurements, config.reconstruction)
+    frames = config.fit.spectral_frames
+    return Validation(problem.operators, measurements, config.reconstruction, frames)

@@ -21,12 +21,14 @@ from trainer.checkpoint import (
     save_weights,
 )
 from trainer.divergence import DivergedRunError, DivergenceWatch
+from trainer.equilibrium import EquilibriumModel
 from trainer.interruption import InterruptedRunError, StopRequest
 from trainer.journal import RunLog
 from trainer.linear_operators import TorchOperators
 from trainer.phases import Phase
 from trainer.processes import Processes, SingleProcess
 from trainer.reconstruction_model import ReconstructionModel
+from trainer.stability import measure_stability
 from trainer.step_record import StepRecord
 from trainer.validation import FixedMeasurements, assess, reconstruct
 
@@ -40,11 +42,14 @@ class Validation:
     operators : TorchOperators
     measurements : FixedMeasurements
     solver : FixedPointConfig
+    spectral_frames : int, optional
+        How many of the measurements, from the first, tell the stability of a model with a fixed point.
     """
 
     operators: TorchOperators
     measurements: FixedMeasurements
     solver: FixedPointConfig
+    spectral_frames: int = 0
 
     def figures(self, model: ReconstructionModel) -> dict[str, float]:
         """Reconstruct and return the mean pSNR, over all and per SNR, and the figures of a solve."""
@@ -60,7 +65,14 @@ class Validation:
             **per_snr,
             "validation_ssim": float(quality.ssim.mean()),
             **({} if solution is None else solution.summary("validation")),
+            **self._stability(model),
         }
+
+    def _stability(self, model: ReconstructionModel) -> dict[str, float]:
+        if self.spectral_frames == 0 or not isinstance(model, EquilibriumModel):
+            return {}
+        rows = self.measurements.rows[: self.spectral_frames]
+        return measure_stability(model, self.operators, rows, self.solver).summary("validation")
 
 
 class Optimisation:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from engine.fixed_point import FixedPointConfig
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
 from trainer.consistency import LearnedConsistency
+from trainer.equilibrium import EquilibriumModel
 from trainer.gradients import GradientStrategy, Implicit, ThroughIterates, one_step
 from trainer.image_losses import IMAGE_LOSSES
+from trainer.jacobian_penalty import radius_penalty
 from trainer.noise import add_noise, as_measurement, draw_uniform
 from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.problem import Problem
@@ -106,7 +108,13 @@ def _stage(
         x, solution = model(problem.operators, measurement, forward, gradient, precision)
         if solution is not None:
             record("forward", solution)
-        return error_of(x, images.flatten(1))
+        error = error_of(x, images.flatten(1))
+        if stage.jacobian_weight == 0 or solution is None or not isinstance(model, EquilibriumModel):
+            return error
+        some = torch.arange(min(stage.jacobian_samples, stage.batch_size), device=x.device)
+        step = model.step(problem.operators, measurement.take(some))
+        penalty = radius_penalty(step, solution.value[some], stage.jacobian_target)
+        return error + stage.jacobian_weight * penalty.loss
 
     steps, batch, rate = stage.steps, stage.batch_size, stage.learning_rate
     return Phase(name, steps, batch, rate, model, loss, trains_reconstruction=True)
