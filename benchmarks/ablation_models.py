@@ -10,25 +10,14 @@ an image costs the equilibrium methods 50 ms of training, the unrolled one 17 ms
 these two see more images.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import chdir
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import click
-import torch
-from rich.console import Console
 
+from benchmarks import training_runs
 from benchmarks.record import ROOT
-from engine.atomic_write import atomic_path
-from engine.errors import DeqMpiError
 from engine.fixed_point import FixedPointConfig
-from trainer.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE
 from trainer.config import (
     DataConfig,
     FitConfig,
@@ -40,9 +29,6 @@ from trainer.config import (
     StageConfig,
     TrainConfig,
 )
-from trainer.fit import fit
-from trainer.journal import METRICS_FILE, TENSORBOARD_FOLDER
-from trainer.problem import Problem, load_problem
 
 MODELS = ROOT / "models" / "ablation"
 """The run folders."""
@@ -74,9 +60,6 @@ VALIDATIONS = 5
 
 NOISE_FREE_LC = PretrainLcConfig(target="noise-free", steps=2000, learning_rate=2e-3)
 """Pre-training of a random Psi_LC to return the data without their noise (Sec. V-A)."""
-
-KEPT_STEPS = {"pretrain-lc": 50}
-"""Of the steps of these phases every 50th stays in the log, of the others every tenth."""
 
 
 def model_name(method: str, snr: float) -> str:
@@ -123,57 +106,14 @@ CONFIGS: Mapping[str, TrainConfig] = MappingProxyType(dict(_configs()))
 
 def is_finished(name: str) -> bool:
     """Whether the model is there and its run is over."""
-    folder = MODELS / name
-    return (folder / BEST_WEIGHTS).is_file() and not (folder / STATE_FILE).exists()
-
-
-def train(name: str) -> None:
-    """Train a model, or go on with it where it was stopped, and drop what only a resume needs."""
-    folder, config = MODELS / name, CONFIGS[name]
-    with chdir(ROOT):  # the start weights are named relative to it
-        fit(config, folder, resume=(folder / STATE_FILE).exists(), problem=_problem(config.data))
-    keep_essentials(folder)
-
-
-def _problem(data: DataConfig) -> Problem:
-    """Return the problem of a run; runs that differ in their SNR only share one."""
-    return _problem_at_any_snr(replace(data, snr=(0.0, 0.0), validation_snr=(0.0,)))
-
-
-@cache
-def _problem_at_any_snr(data: DataConfig) -> Problem:
-    return load_problem(data, torch.device("cpu"))
-
-
-def keep_essentials(folder: Path) -> None:
-    """Thin the log of a finished run and delete what only a resume needs."""
-    log = folder / METRICS_FILE
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    with atomic_path(log) as temporary:
-        temporary.write_text("".join(line for line in lines if _is_kept(json.loads(line))), encoding="utf-8")
-    shutil.rmtree(folder / TENSORBOARD_FOLDER, ignore_errors=True)
-    for name in (LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE):  # the state last: it marks a run under way
-        (folder / name).unlink(missing_ok=True)
-
-
-def _is_kept(record: Mapping[str, Any]) -> bool:
-    is_step = "loss" in record
-    return not is_step or record["step"] % KEPT_STEPS.get(record["phase"], 10) == 0
+    return training_runs.is_finished(MODELS / name)
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(CONFIGS)))
 def main(names: tuple[str, ...]) -> None:
     """Train the models NAMES of the ablation studies, by default all that are missing."""
-    console = Console(stderr=True)
-    missing = [name for name in names or CONFIGS if not is_finished(name)]
-    for number, name in enumerate(missing, start=1):
-        console.print(f"{name} ({number} of {len(missing)})", highlight=False)
-        try:
-            train(name)
-        except DeqMpiError as error:
-            console.print(f"Error: {error}", highlight=False, soft_wrap=True)
-            raise SystemExit(error.exit_code) from error
+    training_runs.train_missing({MODELS / name: CONFIGS[name] for name in names or CONFIGS})
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import ablation_models
+from benchmarks import ablation_models, training_runs
 from benchmarks.ablation_models import (
     CONFIGS,
     METHODS,
     MODELS,
     SNRS,
     START,
-    keep_essentials,
     main,
     model_name,
 )
 from benchmarks.record import ROOT
+from benchmarks.training_runs import keep_essentials
 from engine.errors import NonFiniteError
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, STATE_FILE, load_model
 from trainer.config import load_config
@@ -29,7 +29,7 @@ COMMITTED = sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG_FILE}"))
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the run folders elsewhere, so that no committed one counts."""
     monkeypatch.setattr(ablation_models, "MODELS", tmp_path)
-    monkeypatch.setattr(ablation_models, "_problem", lambda _: None)
+    monkeypatch.setattr(training_runs, "_problem", lambda _: None)
     return tmp_path
 
 
@@ -112,7 +112,7 @@ def test_only_missing_models_are_trained_and_stopped_ones_go_on(
         folder.mkdir(exist_ok=True)
         (folder / "metrics.jsonl").write_text("")
 
-    monkeypatch.setattr(ablation_models, "fit", fit)
+    monkeypatch.setattr(training_runs, "fit", fit)
     result = CliRunner().invoke(main, [done, stopped, fresh])
     assert result.exit_code == 0, result.output
     assert calls == [
@@ -127,7 +127,7 @@ def test_a_failed_run_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     def fit(*_: object, **__: object) -> None:
         raise NonFiniteError("the loss is nan; expected a finite number: lower the learning rate")
 
-    monkeypatch.setattr(ablation_models, "fit", fit)
+    monkeypatch.setattr(training_runs, "fit", fit)
     result = CliRunner().invoke(main, ["deq-5"])
     assert result.exit_code == NonFiniteError.exit_code
     assert "Error: the loss is nan" in result.output
