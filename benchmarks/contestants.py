@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans import TRAIN_SNRS
-from engine.bundle import default_bundle_path, load_bundle
+from engine.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
+from engine.manifest import EQUILIBRIUM
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method, weights_of
 from engine.operators import Operators
@@ -69,6 +71,7 @@ def contestants(snr: float, shelf: ModelShelf, leave_out: LeaveOut) -> list[Cont
         *_if_there(lambda: as_shipped("pp-mpi"), leave_out),
         *_if_there(lambda: authors_pp_mpi(shelf), leave_out),
         *_if_there(lambda: as_shipped("deq"), leave_out),
+        *_if_there(fast, leave_out),
         *trained,
         *_if_there(lambda: authors_deq(snr, shelf), leave_out),
     ]
@@ -77,6 +80,17 @@ def contestants(snr: float, shelf: ModelShelf, leave_out: LeaveOut) -> list[Cont
 def as_shipped(method: str) -> Contestant:
     """Return a method as a user gets it: the weights and networks inside the package."""
     return _contestant(method, method, MethodSettings(), _shipped_hashes(method))
+
+
+def fast() -> Contestant:
+    """Return DEQ-MPI with the smaller of the shipped models."""
+    model = shipped_bundle_path("fast")
+    return _contestant("deq, fast", "deq", MethodSettings(model=model), _hashes(model))
+
+
+def trained_alike(shelf: ModelShelf) -> Contestant:
+    """Return the equilibrium with the l2 ball in place of Psi_LC, trained like the shipped networks."""
+    return _from_bundle("deq-ball, trained alike", "deq-ball", shelf.trained_alike())
 
 
 def trained_at(method: str, snr: float, shelf: ModelShelf, name: str | None = None) -> Contestant:
@@ -115,7 +129,7 @@ def _from_bundle(
     return _contestant(name, method, settings, {"source_sha256": bundle.source_sha256})
 
 
-def _contestant(name: str, method: str, settings: MethodSettings, hashes: Mapping[str, str]) -> Contestant:
+def _contestant(name: str, method: str, settings: MethodSettings, hashes: Mapping[str, Any]) -> Contestant:
     identity: dict[str, Any] = {"method": method, **hashes}
     identity |= {key: getattr(settings, key) for key in settings.given() if key not in ("model", "weights")}
     if "weights" in METHODS[method].settings:
@@ -123,8 +137,16 @@ def _contestant(name: str, method: str, settings: MethodSettings, hashes: Mappin
     return Contestant(name, method, settings, identity)
 
 
-def _shipped_hashes(method: str) -> dict[str, str]:
+def _shipped_hashes(method: str) -> dict[str, Any]:
     if not METHODS[method].needs_model:
         return {}
-    networks = load_bundle(default_bundle_path(method)).manifest.networks
-    return {f"{role}_sha256": network.sha256 for role, network in networks.items()}
+    return _hashes(default_bundle_path(method))
+
+
+def _hashes(model: Path) -> dict[str, Any]:
+    """Return all of a bundle that images depend on."""
+    manifest = load_bundle(model).manifest
+    hashes: dict[str, Any] = {f"{role}_sha256": net.sha256 for role, net in manifest.networks.items()}
+    if manifest.method in EQUILIBRIUM and manifest.solver is not None:
+        hashes |= {"solver": manifest.solver.to_dict(), "dual_start": manifest.dual_start}
+    return hashes

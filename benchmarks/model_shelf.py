@@ -17,8 +17,11 @@ AUTHORS_SNR_OFFSET = 5.0
 AUTHORS_LEVELS = (10, 15, 20, 25, 30, 35, 40)
 """The published p."""
 
-REFERENCE_RUN = ROOT / "models" / "reference"
-"""Run folder of the bundle that ships."""
+FIRST_EQUILIBRIUM_RUN = ROOT / "models" / "wide-equilibrium"
+"""Run folder of the first equilibrium training of the networks that ship; it began after pre-training."""
+
+TRAINED_ALIKE = ROOT / "models" / "wide-ball"
+"""Run folder of the network that was trained with the projection on the l2 ball in place of Psi_LC."""
 
 SHELF = ROOT / "benchmarks" / ".bundles"
 """Where bundles are kept: writing one takes seconds, and most benchmarks need several."""
@@ -92,17 +95,33 @@ class ModelShelf:
 
     def run(self, name: str) -> ShelfBundle:
         """Return the model of a finished run in `models/ablation`, "deq-35"; raises MissingModelError."""
-        from benchmarks.ablation_models import MODELS, is_finished
+        from benchmarks.ablation_models import MODELS
+
+        return self.run_folder(MODELS / name, f"train it with python -m benchmarks.ablation_models {name}")
+
+    def run_folder(self, folder: Path, remedy: str) -> ShelfBundle:
+        """Return the model of a finished run.
+
+        Parameters
+        ----------
+        folder : Path
+            Run folder inside `models`.
+        remedy : str
+            What to do if it holds no finished run.
+
+        Raises
+        ------
+        MissingModelError
+        """
+        from benchmarks.training_runs import is_finished
         from export.bundle import export_run
         from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
 
-        folder = MODELS / name
-        if not is_finished(name):
-            raise MissingModelError(
-                f"models/ablation/{name} holds no finished run; train it with "
-                f"python -m benchmarks.ablation_models {name}"
-            )
+        if not is_finished(folder):
+            shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+            raise MissingModelError(f"{shown} holds no finished run; {remedy}")
         sources = [folder / BEST_WEIGHTS, folder / CONFIG_FILE]
+        name = f"{folder.parent.name}-{folder.name}"
         return self._bundle(name, sources, lambda bundle: export_run(folder, bundle))
 
     def before_equilibrium_training(self) -> ShelfBundle:
@@ -111,11 +130,26 @@ class ModelShelf:
         from trainer.checkpoint import CONFIG_FILE, PRETRAINED_WEIGHTS, load_networks
 
         def make(bundle: Path) -> None:
-            rdn, lc, _ = load_networks(REFERENCE_RUN, PRETRAINED_WEIGHTS)
-            export_networks(rdn, lc, bundle, "pretrained")
+            rdn, lc, config = load_networks(FIRST_EQUILIBRIUM_RUN, PRETRAINED_WEIGHTS)
+            solver = config.solver
+            export_networks(
+                rdn, lc, bundle, "pretrained", solver=solver.forward, dual_start=solver.dual_start
+            )
 
-        sources = [REFERENCE_RUN / PRETRAINED_WEIGHTS, REFERENCE_RUN / CONFIG_FILE]
-        return self._bundle("pretrained", sources, make)
+        run = FIRST_EQUILIBRIUM_RUN
+        return self._bundle("pretrained", [run / PRETRAINED_WEIGHTS, run / CONFIG_FILE], make)
+
+    def trained_alike(self) -> ShelfBundle:
+        """Return the model with the l2 ball, trained like the shipped one; raises MissingModelError."""
+        from export.bundle import export_run
+        from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
+
+        if not (TRAINED_ALIKE / BEST_WEIGHTS).is_file():
+            raise MissingModelError(
+                f"{TRAINED_ALIKE} holds no finished run; train it with trainer/configs/wide-ball.toml"
+            )
+        sources = [TRAINED_ALIKE / BEST_WEIGHTS, TRAINED_ALIKE / CONFIG_FILE]
+        return self._bundle("wide-ball", sources, lambda bundle: export_run(TRAINED_ALIKE, bundle))
 
     def _authors(self, checkpoint: str) -> ShelfBundle:
         from export.iconlab import import_iconlab

@@ -111,7 +111,8 @@ def _denoise(denoiser: ShelfBundle, count: int) -> dict[str, Any]:
     truth = images * rng.uniform(*INTENSITY, (count, 1, 1)).astype(np.float32)
     noisy = truth + DENOISER_NOISE * rng.standard_normal(truth.shape).astype(np.float32)
     prior = OnnxPrior(load_bundle(denoiser.path))
-    return image_quality(prior(noisy[:, None])[:, 0], truth)
+    unused = np.zeros((count, 1, 1, 1), np.float32)  # no measurement, so no noise level of one
+    return image_quality(prior(noisy[:, None], unused)[:, 0], truth)
 
 
 def _picture(rows: Sequence[Row]) -> Figure:

@@ -18,6 +18,9 @@ __all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
 
+MODELS = Path(__file__).parent / "models"
+"""Folder of the bundles inside the package."""
+
 SHIPPED: Mapping[str, str] = MappingProxyType({"deq": "reference", "pp-mpi": "denoiser"})
 """Folder in engine/models of the bundle that ships for a method."""
 
@@ -126,7 +129,21 @@ def default_bundle_path(method: str = "deq") -> Path:
         raise BundleError(f"method is {method!r}; expected one that has networks: {', '.join(NETWORKS)}")
     if method not in SHIPPED:
         raise BundleError(f"method {method} needs a bundle: none ships; give one with --model BUNDLE")
-    return Path(__file__).parent / "models" / SHIPPED[method]
+    return shipped_bundle_path(SHIPPED[method])
+
+
+def shipped_bundle_path(name: str) -> Path:
+    """Return the folder of a bundle inside the package by its name, "reference", "fast" or "denoiser".
+
+    Raises
+    ------
+    BundleError
+        If none of that name ships.
+    """
+    shipped = sorted(folder.name for folder in MODELS.iterdir() if (folder / MANIFEST).is_file())
+    if name not in shipped:
+        raise BundleError(f"no bundle {name!r} ships; expected one of {', '.join(shipped)}")
+    return MODELS / name
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -135,7 +152,8 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     Parameters
     ----------
     path : path, optional
-        Bundle folder; by default the one that ships for the method deq.
+        Bundle folder, or, where there is no such folder, the name of a bundle inside the package; by default
+        the one that ships for the method deq.
 
     Returns
     -------
@@ -146,7 +164,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     BundleError
         If the folder or a file is missing, the manifest is not valid, or a hash differs.
     """
-    folder = default_bundle_path() if path is None else Path(path)
+    folder = default_bundle_path() if path is None else _folder(path)
     file = folder / MANIFEST
     if not file.is_file():
         raise BundleError(f"{folder} is not a model bundle: it holds no {MANIFEST}; give a bundle folder")
@@ -161,3 +179,11 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
         bundle.read_network(role)
     bundle.read_intervals()
     return bundle
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """Return the folder that a path or the name of a shipped bundle stands for."""
+    given = Path(path)
+    inside = MODELS / given.name
+    is_name = given.name == os.fspath(path) and not given.exists() and (inside / MANIFEST).is_file()
+    return inside if is_name else given

@@ -48,7 +48,7 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
     type=click.Choice(list(METHODS)),
     help="How to reconstruct.  [that of --model, else deq]",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Bundle folder.  [the one that ships]")
+@click.option("--model", type=click.Path(path_type=Path), help="Bundle folder or shipped name.  [reference]")
 @click.option(
     "--solver",
     type=click.Choice(["anderson", "plain"]),

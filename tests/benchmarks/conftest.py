@@ -71,6 +71,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for benchmark in (accuracy, galleries, upsampling):
         monkeypatch.setattr(benchmark, "contestants", few_contestants)
     monkeypatch.setattr(accuracy, "before_equilibrium_training", lambda _: short_deq("deq, pre-trained only"))
+    monkeypatch.setattr(accuracy, "trained_alike", lambda _: short_deq("deq-ball, trained alike"))
     monkeypatch.setattr(snr_mismatch, "trained_at", short_deq)
     monkeypatch.setattr(snr_mismatch, "authors_deq", missing)
     yield

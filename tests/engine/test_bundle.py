@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import Manifest, default_bundle_path, load_bundle
+from engine.bundle import Manifest, default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
 from engine.fixed_point import FixedPointConfig
 
@@ -98,13 +98,13 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_other_schema_names_both_numbers(bundle_dir: Path) -> None:
     rewrite(bundle_dir, lambda m: m.update(schema=7))
-    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 2"):
+    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 3"):
         load_bundle(bundle_dir)
 
 
 def test_the_schema_without_a_method_says_to_export_again(bundle_dir: Path) -> None:
     rewrite(bundle_dir, lambda m: (m.update(schema=1), m.pop("method")))
-    with pytest.raises(BundleError, match=r"schema 1; .* reads schema 2; export the model again") as raised:
+    with pytest.raises(BundleError, match=r"schema 1; .* reads schema 3; export the model again") as raised:
         load_bundle(bundle_dir)
     assert "\n" not in str(raised.value)
 
@@ -209,3 +209,38 @@ def test_methods_without_a_shipped_bundle() -> None:
         default_bundle_path("unrolled")
     with pytest.raises(BundleError, match="method is 'art'; expected one that has networks: deq, "):
         default_bundle_path("art")
+
+
+def test_a_shipped_bundle_opens_by_its_name_unless_a_folder_has_it(tmp_path: Path, monkeypatch) -> None:
+    assert load_bundle("denoiser").path == default_bundle_path("pp-mpi")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FIXTURE, tmp_path / "denoiser")
+    assert load_bundle("denoiser").manifest.name == "test-projections"
+    with pytest.raises(BundleError, match="no-such-model is not a model bundle"):
+        load_bundle("no-such-model")
+    with pytest.raises(BundleError, match="no bundle 'quick' ships; expected one of denoiser"):
+        shipped_bundle_path("quick")
+
+
+@pytest.mark.parametrize("value", [-0.1, "0.1", True, None, float("nan")])
+def test_a_dual_start_is_a_non_negative_number(content: dict, value: object) -> None:
+    content["dual_start"] = value
+    with pytest.raises(BundleError, match=r"dual_start is .*; expected a non-negative number"):
+        Manifest.from_dict(content)
+
+
+def test_only_an_equilibrium_starts_with_a_dual() -> None:
+    content = json.loads((IMAGE_BUNDLES / "unrolled" / "manifest.json").read_text())
+    content["dual_start"] = 0.1
+    with pytest.raises(BundleError, match="method unrolled starts with zero duals"):
+        Manifest.from_dict(content)
+
+
+def test_an_image_network_may_take_the_noise_level_and_nothing_else(content: dict) -> None:
+    inputs = content["networks"]["rdn"]["inputs"]
+    assert not Manifest.from_dict(content).networks["rdn"].takes_noise
+    inputs["noise"] = ["batch", 1, 1, 1]
+    assert Manifest.from_dict(content).networks["rdn"].takes_noise
+    inputs["snr"] = ["batch", 1, 1, 1]
+    with pytest.raises(BundleError, match=r"unknown keys .*snr"):
+        Manifest.from_dict(content)
