@@ -28,6 +28,7 @@ NAMES = (
     "robustness",
     "quality_time",
     "eager_speed",
+    "training_speed",
 )
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png. The tuning comes first, as
 it writes the weights that the others use."""
