@@ -19,6 +19,7 @@ NAMES = (
     "accuracy",
     "galleries",
     "snr_mismatch",
+    "noise_levels",
     "upsampling",
     "ablation",
     "convergence",
@@ -27,6 +28,7 @@ NAMES = (
     "coverage",
     "robustness",
     "quality_time",
+    "width_study",
     "eager_speed",
     "training_speed",
 )
