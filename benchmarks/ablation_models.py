@@ -4,7 +4,7 @@
 goes on where it was stopped. Run folders are `models/ablation/NAME`; of a finished run only the
 configuration, the weights and a thinned log stay.
 
-All runs start from the networks after pre-training (`models/reference/pretrained.safetensors`; the variants
+All runs start from the networks after pre-training (`models/pretrain/weights.safetensors`; the variants
 of the initialisation leave some of them random) and take about the same time on one core, 4 to 5 minutes:
 an image costs the equilibrium methods 50 ms of training, the unrolled one 17 ms, the end-to-end one 3 ms, so
 these two see more images.
@@ -33,7 +33,7 @@ from trainer.config import (
 MODELS = ROOT / "models" / "ablation"
 """The run folders."""
 
-START = "models/reference/pretrained.safetensors"
+START = "models/pretrain/weights.safetensors"
 """Both networks after pre-training, relative to the repository."""
 
 METHODS: tuple[Method, ...] = ("deq", "deq-ball", "unrolled", "end-to-end")

@@ -46,7 +46,7 @@ one standard deviation of the noise, so that their own SNRs spread by about as m
 SEED = 3100
 
 STAGE = StageConfig(
-    steps=250,
+    steps=150,
     batch_size=16,
     learning_rate=2e-4,
     gradient="implicit",

@@ -5,21 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from engine.bundle import default_bundle_path, load_bundle
 from engine.fixed_point import FixedPointConfig
 from export.learned_blocks import LearnedBlocks
 from export.parity import measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
-from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
+from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, load_networks
 from trainer.evaluate import evaluate
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 RUN = MODELS / "reference"
+FIRST_EQUILIBRIUM = MODELS / "wide-equilibrium"
 PRETRAINING = MODELS / "pretrain"
 
 MARGIN = 1.0
-"""dB of mean pSNR that the equilibrium training has to gain; the same measurements for both."""
+"""dB of mean pSNR that the first equilibrium training has to gain; the same measurements for both."""
 
 SHORT_SOLVE = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=5)
 
@@ -32,10 +35,13 @@ def test_the_shipped_bundle_is_the_run_in_models() -> None:
     bundle = load_bundle()
     networks, graphs = LearnedBlocks.of_networks(rdn, lc), LearnedBlocks.of_bundle(bundle)
     problem = parity_problem(synthetic_operators())
-    measure_parity(networks, graphs, problem, config.method, config.solver.forward).require()
+    solver = config.solver
+    measure_parity(networks, graphs, problem, config.method, solver.forward, solver.dual_start).require()
     assert bundle.manifest.name == config.name
     assert bundle.manifest.method == config.method
-    assert bundle.manifest.solver == config.solver.forward
+    assert bundle.manifest.solver == solver.forward
+    assert bundle.manifest.dual_start == solver.dual_start > 0
+    assert bundle.manifest.networks["rdn"].takes_noise
 
 
 def test_the_shipped_denoiser_is_the_pretrained_image_prior_in_models() -> None:
@@ -55,16 +61,24 @@ def test_the_manifest_names_the_best_validation_of_the_log() -> None:
     assert load_bundle().manifest.training["best_validation"] == best
 
 
-def test_the_run_began_with_the_weights_of_the_pretraining() -> None:
-    began = (RUN / "pretrained.safetensors").read_bytes()
-    for name in ("weights.safetensors", "pretrained.safetensors"):  # it had no stages after pre-training
-        assert began == (PRETRAINING / name).read_bytes()
-    assert began != (RUN / "weights.safetensors").read_bytes()
+def test_every_run_began_with_the_weights_of_the_one_before() -> None:
+    first, last = (load_file(run / PRETRAINED_WEIGHTS) for run in (FIRST_EQUILIBRIUM, RUN))
+    denoiser, consistency, equilibrium = (
+        load_file(MODELS / name / BEST_WEIGHTS)
+        for name in ("wide-denoiser", "wide-consistency", "wide-equilibrium")
+    )
+    for name, value in first.items():
+        before = consistency[name] if name.startswith("lc.") else denoiser[name]
+        # The first kernel got a zero channel for the noise level, which the denoiser does not see.
+        torch.testing.assert_close(value[:, : before.shape[1]] if value.ndim == 4 else value, before)
+    assert last.keys() == equilibrium.keys()
+    assert all(torch.equal(value, equilibrium[name]) for name, value in last.items())
+    assert any(not torch.equal(value, last[name]) for name, value in load_file(RUN / BEST_WEIGHTS).items())
 
 
 @pytest.mark.slow
 def test_the_equilibrium_training_gained_a_decibel_on_the_test_split() -> None:
-    result = evaluate(RUN, "test", (25.0,), count=16 * N_TREES)
+    result = evaluate(FIRST_EQUILIBRIUM, "test", (25.0,), count=16 * N_TREES)
     psnr = {row.method: row.psnr for row in result.rows}
     assert np.isfinite(list(psnr.values())).all()
     assert psnr["fitted"] > psnr["pre-trained"] + MARGIN
