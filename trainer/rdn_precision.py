@@ -35,11 +35,17 @@ class _Convolution:
 
 
 class _DenseBlock:
-    """A `ResidualDenseBlock`."""
+    """A `ResidualDenseBlock`.
+
+    Its adjoint is a dense block too: the cotangent of each part of the concatenation is one convolution of
+    the cotangents of all that come after it. No part is sliced out of a larger tensor, which would cost more
+    than the convolutions.
+    """
 
     def __init__(self, block: ResidualDenseBlock, dtype: torch.dtype) -> None:
         self._layers = [_Convolution(layer, dtype) for layer in block.layers]  # type: ignore[arg-type]
         self._fuse = _Convolution(block.fuse, dtype)
+        self._adjoint_weights = _adjoint_weights(block, dtype)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the block's output and, for the adjoint, what each layer added."""
@@ -50,16 +56,36 @@ class _DenseBlock:
         return self._fuse(dense) + u, added
 
     def adjoint(self, g: Tensor, added: list[Tensor]) -> Tensor:
-        dense = self._fuse.adjoint(g)
-        for layer, grown in zip(reversed(self._layers), reversed(added), strict=True):
-            inputs = dense.shape[1] - grown.shape[1]
-            dense = dense[:, :inputs] + layer.adjoint(_through_relu(dense[:, inputs:], grown))
-        return dense + g
+        dense = g
+        for weight, grown in zip(self._adjoint_weights, reversed(added), strict=False):
+            part = functional.conv2d(dense, weight, padding=1)
+            dense = torch.cat([dense, _through_relu(part, grown)], dim=1)
+        return functional.conv2d(dense, self._adjoint_weights[-1], padding=1) + g
+
+
+def _adjoint_weights(block: ResidualDenseBlock, dtype: torch.dtype) -> list[Tensor]:
+    """Return the kernels of the adjoint, for what the last layer added first and for the block's input last.
+
+    Inputs of each: the cotangents of the output, then of the layers from the last one down.
+    """
+    kernels = [functional.pad(block.fuse.weight.detach(), (1, 1, 1, 1))]  # 1x1 in the middle of 3x3
+    kernels += [layer.weight.detach() for layer in reversed(block.layers)]  # type: ignore[operator, misc]
+    layers = [layer.weight for layer in block.layers]
+    ends = [layers[0].shape[1]]
+    ends += [ends[0] + sum(int(w.shape[0]) for w in layers[: k + 1]) for k in range(len(layers))]
+    starts = [0, *ends[:-1]]
+    weights = []
+    for number in range(len(ends) - 1, -1, -1):
+        readers = kernels[: len(ends) - number]
+        kernel = torch.cat([reader[:, starts[number] : ends[number]] for reader in readers])
+        kernel = kernel.flip(2, 3).transpose(0, 1)
+        weights.append(kernel.to(dtype).contiguous(memory_format=torch.channels_last))
+    return weights
 
 
 def _through_relu(g: Tensor, output: Tensor) -> Tensor:
     """Return g where the output of a rectifier is above zero, else zero."""
-    return torch.where(output > 0, g, 0.0)
+    return torch.ops.aten.threshold_backward(g, output, 0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
