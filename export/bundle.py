@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration import calibrate
-from engine.errors import InputError
+from engine.errors import ConfigError, InputError
 from engine.fixed_point import FixedPointConfig
 from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators import Operators
@@ -140,6 +140,9 @@ def export_run(
     run_dir: str | os.PathLike[str],
     bundle_dir: str | os.PathLike[str],
     system_matrix: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    max_iterations: int | None = None,
 ) -> ParityReport:
     """Write the best networks of a training run as a bundle.
 
@@ -152,6 +155,10 @@ def export_run(
     system_matrix : path-like, optional
         MDF calibration to check the whole solve on. Its operators, calibrated with the default settings,
         are written into the bundle folder.
+    name : str, optional
+        Of the model; by default that of the run.
+    max_iterations : int, optional
+        Iterations of a reconstruction; by default those of the run.
 
     Returns
     -------
@@ -162,21 +169,30 @@ def export_run(
     InputError
         If `run_dir` is not the folder of a run with validated weights of the configured architecture, or
         the system matrix cannot be used.
+    ConfigError
+        If the method does not iterate, or the number of iterations is not positive.
     BundleError, ExportError, ParityError, NonFiniteError
         See `export_networks`.
     """
     check_replaceable(Path(os.path.realpath(bundle_dir)))  # before the seconds of calibration
     rdn, lc, config = load_networks(Path(run_dir))
+    solver = None if config.method in WITHOUT_SOLVER else config.reconstruction
+    if max_iterations is not None:
+        if solver is None:
+            raise ConfigError(
+                f"max_iterations is {max_iterations}; expected none: method {config.method} does not iterate"
+            )
+        solver = replace(solver, max_iterations=max_iterations)
     operators = None if system_matrix is None else calibrate(system_matrix)
     return export_networks(
         rdn,
         lc,
         bundle_dir,
-        name=config.name,
+        name=name or config.name,
         description="Trained with this project's trainer.",
         training=_training_facts(Path(run_dir), config),
         method=config.method,
-        solver=None if config.method in WITHOUT_SOLVER else config.reconstruction,
+        solver=solver,
         dual_start=config.solver.dual_start if config.method in EQUILIBRIUM else 0.0,
         operators=operators,
     )

@@ -21,17 +21,35 @@ from export.parity import ParityReport
 @click.option(
     "--denoiser", is_flag=True, help="Write the pre-trained image prior instead, as a bundle for pp-mpi."
 )
+@click.option("--name", help="Name of the model.  [that of the run]")
+@click.option(
+    "--max-iterations", type=int, metavar="N", help="Iterations of a reconstruction.  [those of the run]"
+)
 @click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans (not available in this version).")
 def export_run_command(
-    run_dir: Path, bundle: Path, system_matrix: Path | None, *, denoiser: bool, tensorrt: bool
+    run_dir: Path,
+    bundle: Path,
+    system_matrix: Path | None,
+    name: str | None,
+    max_iterations: int | None,
+    *,
+    denoiser: bool,
+    tensorrt: bool,
 ) -> None:
     """Write the best networks of the training run RUN_DIR as the folder BUNDLE."""
     if tensorrt:
         raise click.UsageError(
             "--tensorrt is not available in this version; export without it: ONNX Runtime runs the bundle"
         )
-    export = export_denoiser if denoiser else export_run
-    _say(bundle, export(run_dir, bundle, system_matrix))
+    if denoiser:
+        if name is not None or max_iterations is not None:
+            raise click.UsageError(
+                "--name and --max-iterations have no meaning with --denoiser; leave them out"
+            )
+        parity = export_denoiser(run_dir, bundle, system_matrix)
+    else:
+        parity = export_run(run_dir, bundle, system_matrix, name=name, max_iterations=max_iterations)
+    _say(bundle, parity)
 
 
 @click.command("import-iconlab")

@@ -157,3 +157,20 @@ def test_without_torch_an_export_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "Error: torch is not installed; exporting needs it: pip install 'deq-mpi[export]'\n"
+
+
+def test_a_run_may_be_exported_with_fewer_iterations_and_another_name(run_dir, tmp_path):
+    options = ["--name", "hasty", "--max-iterations", "3"]
+    result = CliRunner().invoke(main, [str(run_dir), str(tmp_path / "hasty"), *options])
+    assert result.exit_code == 0, result.output
+    manifest = load_bundle(tmp_path / "hasty").manifest
+    assert manifest.name == "hasty"
+    assert manifest.solver.max_iterations == 3
+
+
+@pytest.mark.parametrize("option", [["--name", "x"], ["--max-iterations", "3"]])
+def test_a_denoiser_has_neither_another_name_nor_iterations(run_dir, tmp_path, option):
+    result = CliRunner().invoke(main, [str(run_dir), str(tmp_path / "x"), "--denoiser", *option])
+    assert result.exit_code == 2
+    assert "have no meaning with --denoiser" in result.output
+    assert not (tmp_path / "x").exists()
