@@ -42,8 +42,8 @@ TIMED_SNR = 25.0
 """dB of the timed frames; the time does not depend on it, as the number of evaluations is given."""
 
 MODELS = ROOT / "models"
-NAMES = ("reference", "fast", "former-reference")
-"""Run folders beside those in `models/width`."""
+NAMES = ("reference", "former-reference")
+"""Run folders beside `models/fast`, where there is one, and those in `models/width`."""
 
 WIDTHS, BLOCKS, LAYERS, LC_FEATURES = (8, 12, 16, 24), (2, 3, 4), (2, 3, 4), (4, 8, 16)
 """Sizes that are timed without training."""
@@ -85,7 +85,8 @@ def run(quick: bool, output: Path) -> None:
 def _networks(shelf: ModelShelf, benchmark: BenchmarkRun) -> list[Network]:
     """Return every trained network that is there."""
     folders = [MODELS / name for name in NAMES]
-    folders += sorted(path.parent for path in (MODELS / "width").glob(f"*/{CONFIG_FILE}"))
+    more = (*MODELS.glob(f"fast/{CONFIG_FILE}"), *sorted(MODELS.glob(f"width/*/{CONFIG_FILE}")))
+    folders += [config.parent for config in more]
     found = []
     for folder in folders:
         try:
