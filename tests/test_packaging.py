@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"engine", "trainer", "export"}
 BUNDLES = {
     "engine/models/reference": {"manifest.json", "rdn.onnx", "lc.onnx"},
+    "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx"},
     "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
 }
 EXTRAS = {"cpu", "gpu", "tensorrt", "train", "export", "dev"}

@@ -127,15 +127,15 @@ class ModelConfig:
 
     Attributes
     ----------
-    takes_noise : bool
-        Whether the networks see the noise level of the measurement, so that one model serves all.
     rdn, lc
         Their sizes.
+    takes_noise : bool
+        Whether the networks see the noise level of the measurement, so that one model serves all.
     """
 
-    takes_noise: bool = False
     rdn: RdnConfig = RdnConfig()
     lc: LcConfig = LcConfig()
+    takes_noise: bool = False
 
 
 @dataclass(frozen=True)

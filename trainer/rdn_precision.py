@@ -69,10 +69,11 @@ def _adjoint_weights(block: ResidualDenseBlock, dtype: torch.dtype) -> list[Tens
     Inputs of each: the cotangents of the output, then of the layers from the last one down.
     """
     kernels = [functional.pad(block.fuse.weight.detach(), (1, 1, 1, 1))]  # 1x1 in the middle of 3x3
-    kernels += [layer.weight.detach() for layer in reversed(block.layers)]  # type: ignore[operator, misc]
-    layers = [layer.weight for layer in block.layers]
-    ends = [layers[0].shape[1]]
-    ends += [ends[0] + sum(int(w.shape[0]) for w in layers[: k + 1]) for k in range(len(layers))]
+    layers = [layer.weight.detach() for layer in block.layers if isinstance(layer, nn.Conv2d)]
+    kernels += reversed(layers)
+    ends = [layers[0].shape[1]]  # where each part of the concatenation ends
+    for weight in layers:
+        ends.append(ends[-1] + weight.shape[0])
     starts = [0, *ends[:-1]]
     weights = []
     for number in range(len(ends) - 1, -1, -1):

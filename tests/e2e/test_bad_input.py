@@ -185,7 +185,7 @@ def change_manifest(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"schema": 1}, "the manifest has schema 1; this version reads schema 2; export the model again"),
+        ({"schema": 1}, "the manifest has schema 1; this version reads schema 3; export the model again"),
         ({"kind": "other"}, "the manifest is of kind 'other'; expected 'deq-mpi-bundle'"),
         ({"colour": "red"}, "unknown keys ['colour']"),
     ],

@@ -61,7 +61,7 @@ def of_another_architecture(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (of_another_architecture, "expected (4,): check the [model] table"),
+        (of_another_architecture, "expected (4,) (rdn.features 6, expected 4): check the [model] table"),
         (lambda path: path.write_bytes(b"text"), "expected the weights of a run"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "expected the weights of a run"),
         (Path.unlink, "expected a weights file of a run"),

@@ -247,7 +247,7 @@ def test_the_picture_shows_something(outputs: Path) -> None:
 
 def test_the_report_accounts_for_every_frame(outputs: Path, operators: Path) -> None:
     report = json.loads((outputs / "report.json").read_text())
-    assert (report["kind"], report["schema"], report["method"]) == ("deq-mpi-report", 2, "deq")
+    assert (report["kind"], report["schema"], report["method"]) == ("deq-mpi-report", 3, "deq")
     assert report["model"] == "tiny"
     assert report["operators"] == str(operators)
     tolerance = report["settings"]["tolerance"]

@@ -54,7 +54,13 @@ def measured() -> SimulatedMeasurement:
 def reconstructor(operators: Operators) -> Reconstructor:
     bundle = load_bundle(None)
     return Reconstructor(
-        Equilibrium(operators, OnnxPrior(bundle), OnnxConsistency(bundle), bundle.manifest.solver)
+        Equilibrium(
+            operators,
+            OnnxPrior(bundle),
+            OnnxConsistency(bundle),
+            bundle.manifest.solver,
+            bundle.manifest.dual_start,
+        )
     )
 
 
@@ -86,5 +92,6 @@ def test_denoiser_removes_the_noise_it_was_trained_at() -> None:
     noise = DENOISER_NOISE * np.random.default_rng(0).standard_normal(truth.shape)
     noisy = (truth + noise).astype(np.float32)
     denoise = OnnxPrior(load_bundle(default_bundle_path("pp-mpi")))
-    gain = psnr_db(denoise(noisy[:, None])[:, 0], truth) - psnr_db(noisy, truth)
+    unused = np.zeros((len(truth), 1, 1, 1), np.float32)
+    gain = psnr_db(denoise(noisy[:, None], unused)[:, 0], truth) - psnr_db(noisy, truth)
     assert gain.mean() > DENOISER_GAIN

@@ -12,6 +12,9 @@ from export.learned_blocks import LearnedBlocks, as_callable, open_solver
 from export.parity_problem import synthetic_operators
 
 
+NOISE = np.full((2, 1, 1, 1), 0.1, np.float32)
+
+
 def test_wrapping_leaves_the_module_as_it_is():
     module = nn.Dropout(0.5).train()
     v = np.ones((2, 3), np.float32)
@@ -23,7 +26,7 @@ def test_blocks_of_a_bundle_are_its_networks(bundle_dir, rdn, lc):
     torch_blocks = LearnedBlocks.of_networks(rdn, lc)
     graphs = LearnedBlocks.of_bundle(load_bundle(bundle_dir))
     v = np.random.default_rng(0).random((2, 1, 6, 5), np.float32)
-    np.testing.assert_allclose(graphs.prior(v), torch_blocks.prior(v), atol=1e-5)
+    np.testing.assert_allclose(graphs.prior(v, NOISE), torch_blocks.prior(v, NOISE), atol=1e-5)
     assert graphs.consistency is not None
     assert LearnedBlocks.of_networks(rdn, None).consistency is None
 

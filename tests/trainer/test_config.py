@@ -16,7 +16,7 @@ MINIMAL = 'name = "run"\n[data]\nsystem_matrix = "reference-0.5"\n'
 
 def test_the_smallest_configuration_has_the_paper_s_sizes() -> None:
     config = parse_config(MINIMAL)
-    assert dataclasses.astuple(config.model) == (False, (12, 12, 4, 4), (8, 1, 3))
+    assert dataclasses.astuple(config.model) == ((12, 12, 4, 4), (8, 1, 3), False)
     assert config.pretrain.rdn.noise == (0.1, 0.1)
     assert config.data.intensity == (0.5, 1.5)
     assert config.fit.stages == ()

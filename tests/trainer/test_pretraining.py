@@ -14,7 +14,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 class Identity(ResidualDenseNetwork):
-    def forward(self, v: torch.Tensor) -> torch.Tensor:
+    def forward(self, v: torch.Tensor, _noise: torch.Tensor | None = None) -> torch.Tensor:
         return v
 
 
@@ -36,7 +36,7 @@ def test_denoising_loss_of_the_identity_is_the_mean_size_of_the_noise() -> None:
 
 def test_denoising_noise_is_drawn_per_image_from_its_range() -> None:
     class Spy(Identity):
-        def forward(self, v: torch.Tensor) -> torch.Tensor:
+        def forward(self, v: torch.Tensor, _noise: torch.Tensor | None = None) -> torch.Tensor:
             self.spread = v.std(dim=(1, 2, 3))
             return v
 

@@ -59,7 +59,7 @@ def pair(problem, config, gradient_inputs, tmp_path_factory: pytest.TempPathFact
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
