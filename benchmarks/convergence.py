@@ -189,7 +189,7 @@ def _course(iteration: Iteration, count: int) -> Course:
 
 
 Prepare = Callable[[NormalizedMeasurement], tuple[Step, Float32Array]]
-"""Takes a measurement and returns the map that a method iterates for it, and the state (x_LS, 0, 0)."""
+"""Takes a measurement and returns the map that a method iterates for it, and its first state."""
 
 
 def learned_map(operators: Operators, bundle: Bundle) -> Prepare:
@@ -198,7 +198,7 @@ def learned_map(operators: Operators, bundle: Bundle) -> Prepare:
 
     def prepare(measurement: NormalizedMeasurement) -> tuple[Step, Float32Array]:
         step.set_measurement(measurement.y, noise_bound(measurement, operators))
-        return step, step.start(measurement.start)
+        return step, step.start(measurement.start, measurement.data_dual(bundle.manifest.dual_start))
 
     return prepare
 
@@ -208,9 +208,8 @@ def ball_map(operators: Operators, bundle: Bundle) -> Prepare:
     step = BallStep(operators, OnnxPrior(bundle))
 
     def prepare(measurement: NormalizedMeasurement) -> tuple[Step, Float32Array]:
-        remainder, epsilon = measurement.remainder, noise_bound(measurement, operators)
-        step.set_measurements(measurement.explained[None], np.array([remainder]), np.array([epsilon]))
-        return lambda z, out: step(z[None], out[None]), step.start(measurement.start[None])[0]
+        start = step.begin([measurement], bundle.manifest.dual_start)
+        return lambda z, out: step(z[None], out[None]), start[0]
 
     return prepare
 

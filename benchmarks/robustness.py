@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contestants import Contestant, as_shipped, trained_at
+from benchmarks.contestants import Contestant, as_shipped, fast, trained_at
 from benchmarks.model_shelf import MissingModelError, ModelShelf
 from benchmarks.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
 from benchmarks.quality import effort, image_quality, reconstruct
@@ -35,9 +35,7 @@ from benchmarks.scans import (
     reference_scan,
 )
 from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
-from engine.bundle import MANIFEST, default_bundle_path, load_bundle
 from engine.emulation import Frames
-from engine.method_settings import MethodSettings
 from engine.mpi.metrics import psnr_db
 
 FRAMES, QUICK_FRAMES = 48, 4
@@ -105,14 +103,8 @@ def run(quick: bool, output: Path) -> None:
 
 
 def contestants() -> list[Contestant]:
-    """Return the best hand-crafted method, PP-MPI and DEQ-MPI as shipped, and the smaller networks if any."""
-    found = [as_shipped("admm-hybrid"), as_shipped("pp-mpi"), as_shipped("deq")]
-    fast = default_bundle_path("deq").parent / "fast"
-    if (fast / MANIFEST).is_file():
-        networks = load_bundle(fast).manifest.networks
-        hashes = {f"{role}_sha256": network.sha256 for role, network in networks.items()}
-        found.append(Contestant("deq, fast", "deq", MethodSettings(model=fast), {"method": "deq", **hashes}))
-    return found
+    """Return the best hand-crafted method, PP-MPI and both models of DEQ-MPI, as shipped."""
+    return [as_shipped("admm-hybrid"), as_shipped("pp-mpi"), as_shipped("deq"), fast()]
 
 
 @lru_cache(maxsize=1)

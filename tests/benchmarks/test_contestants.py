@@ -27,7 +27,7 @@ def test_without_the_authors_weights_their_rows_are_left_out(
     reasons: list[str] = []
     # 20 dB: no model of our own was trained there, so nothing has to be exported.
     field = contestants(20.0, ModelShelf(tmp_path), reasons.append)
-    assert [contestant.name for contestant in field] == [*HAND_CRAFTED, "pp-mpi", "deq"]
+    assert [contestant.name for contestant in field] == [*HAND_CRAFTED, "pp-mpi", "deq", "deq, fast"]
     assert reasons
     assert all("DEQMPI_ICONLAB" in reason for reason in reasons)
 

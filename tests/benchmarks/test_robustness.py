@@ -16,7 +16,6 @@ from benchmarks.perturbations import GROUPS
 from benchmarks.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
 from benchmarks.scans import SNRS, TRAIN_SNRS
 from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
-from engine.bundle import default_bundle_path
 
 METHODS = ("admm-hybrid", "pp-mpi", "deq")
 
@@ -118,11 +117,5 @@ def test_models_that_are_not_there_are_left_out(output: Path, monkeypatch: pytes
     assert "* no networks here" in (output / "robustness.md").read_text().splitlines()
 
 
-def test_the_smaller_networks_take_part_if_they_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [method.name for method in robustness.contestants()][:3] == list(METHODS)
-    shipped = default_bundle_path("deq")
-    (tmp_path / "fast").symlink_to(shipped)
-    monkeypatch.setattr(robustness, "default_bundle_path", lambda _: tmp_path / "reference")
-    fast = robustness.contestants()[3]
-    assert (fast.name, fast.method, fast.settings.model) == ("deq, fast", "deq", tmp_path / "fast")
-    assert fast.identity == as_shipped("deq").identity
+def test_both_shipped_models_take_part() -> None:
+    assert [method.name for method in robustness.contestants()] == [*METHODS, "deq, fast"]

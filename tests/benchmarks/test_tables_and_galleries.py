@@ -54,7 +54,7 @@ def test_accuracy_has_every_method_snr_and_gradient_beside_the_paper(
     monkeypatch.setattr(accuracy, "QUICK_FRAMES", 2)
     accuracy.run(quick=True, output=tmp_path)
     rows = rows_of(tmp_path, "accuracy")
-    methods = ("least-squares", "art", "deq", "deq, pre-trained only")
+    methods = ("least-squares", "art", "deq", "deq-ball, trained alike", "deq, pre-trained only")
     assert [(row["test_gradient"], row["snr_db"], row["method"]) for row in rows] == [
         (gradient, snr, method) for gradient in GRADIENTS for snr in SNRS for method in methods
     ]

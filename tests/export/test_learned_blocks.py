@@ -11,7 +11,6 @@ from export.errors import ExportError
 from export.learned_blocks import LearnedBlocks, as_callable, open_solver
 from export.parity_problem import synthetic_operators
 
-
 NOISE = np.full((2, 1, 1, 1), 0.1, np.float32)
 
 

@@ -19,7 +19,7 @@ SINGLE = 2e-5
 """Relative: float32 products over some hundred rows, over a few iterations."""
 
 CONVERGED = 5e-3
-"""Relative to the peak: two solves to a tolerance of 1e-5 of the state, times the map's condition: 1.2e-3 seen."""
+"""Relative to the peak: two solves to a tolerance of 1e-5 of the state, times its condition: 1.2e-3 seen."""
 
 
 @pytest.fixture(scope="module")

@@ -77,8 +77,9 @@ def test_every_frame_has_the_scale_of_its_snr(problem) -> None:
     found = PlugAndPlay(problem.operators, denoiser, MethodWeights({"scale": curve}, 20)).solve(measurements)
     for solution, measurement, scale in zip(found, measurements, expected, strict=True):
         assert solution.stats.weights == {"scale": scale}
-        by_hand = PlugAndPlay(problem.operators, lambda v, s=scale: s * np.tanh(v / s), scales(1.0, 20))
-        (alone,) = by_hand.solve([measurement])
+        (alone,) = PlugAndPlay(
+            problem.operators, lambda v, _noise, s=scale: s * np.tanh(v / s), scales(1.0, 20)
+        ).solve([measurement])
         np.testing.assert_allclose(solution.value, alone.value, atol=2e-5)
 
 
