@@ -46,8 +46,8 @@ from engine.mpi.grid import Grid
 
 METHOD = "deq"
 
-FRAMES, QUICK_FRAMES = 512, 8
-REPETITIONS, QUICK_REPETITIONS = 32, 2
+FRAMES, QUICK_FRAMES = 192, 8
+REPETITIONS, QUICK_REPETITIONS = 8, 2
 """Measurements of each drawn phantom."""
 
 QUICK_PLAN = CalibrationPlan(frames=24, snr_db=(5.0, 25.0, 45.0))

@@ -38,8 +38,8 @@ from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
 from engine.emulation import Frames
 from engine.mpi.metrics import psnr_db
 
-FRAMES, QUICK_FRAMES = 48, 4
-REPETITIONS, QUICK_REPETITIONS = 8, 2
+FRAMES, QUICK_FRAMES = 16, 4
+REPETITIONS, QUICK_REPETITIONS = 4, 2
 """Measurements of each unlike phantom, each with noise of its own."""
 
 EXACT_FRAMES = 4

@@ -29,7 +29,7 @@ from trainer.linear_operators import TorchOperators
 from trainer.stability import METHOD, Stability, measure_stability
 from trainer.validation import reconstruct
 
-FRAMES = 64
+FRAMES = 16
 QUICK_FRAMES = 4
 
 MODELS = ROOT / "models"

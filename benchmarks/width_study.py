@@ -32,9 +32,9 @@ from engine.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from trainer.checkpoint import CONFIG_FILE, load_networks
 
-FRAMES, QUICK_FRAMES = 256, 4
+FRAMES, QUICK_FRAMES = 64, 4
 TIMED_FRAMES, QUICK_TIMED_FRAMES = 24, 3
-REPETITIONS, QUICK_REPETITIONS = 40, 3
+REPETITIONS, QUICK_REPETITIONS = 15, 3
 
 EVALUATIONS, QUICK_EVALUATIONS = (6, 8, 10, 12, 15, 20, 25, 50), (6, 10, 25)
 
