@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"engine", "trainer", "export"}
 BUNDLES = {
-    "engine/models/reference": {"manifest.json", "rdn.onnx", "lc.onnx"},
-    "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx"},
+    "engine/models/reference": {"manifest.json", "rdn.onnx", "lc.onnx", "intervals.json"},
+    "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx", "intervals.json"},
     "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
 }
 EXTRAS = {"cpu", "gpu", "tensorrt", "train", "export", "dev"}
@@ -72,7 +72,9 @@ def test_data_files_are_bundles_weights_example_configurations_and_typing_marker
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
     markers = {f"{package}/py.typed" for package in PACKAGES}
     assert data - models - examples == markers | {"engine/tuned/reference.json"}
-    assert models == {f"{bundle}/{file}" for bundle, files in BUNDLES.items() for file in files}
+    files = {f"{bundle}/{file}" for bundle, inside in BUNDLES.items() for file in inside}
+    cards = {f"{bundle}.md" for bundle in BUNDLES}
+    assert models == files | cards
 
 
 def test_no_tests_no_docs_no_caches(names: set[str]) -> None:
