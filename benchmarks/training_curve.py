@@ -72,5 +72,5 @@ def draw(log: list[dict[str, Any]]) -> Figure:
         )
     right.set(xlabel="step", ylabel="mean pSNR in dB", title="validation; step 0 is the pre-trained start")
     # Below the axes, where no curve can run: there are curves at every height.
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels), frameon=False)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
     return figure
