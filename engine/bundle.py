@@ -140,9 +140,8 @@ def shipped_bundle_path(name: str) -> Path:
     BundleError
         If none of that name ships.
     """
-    shipped = sorted(folder.name for folder in MODELS.iterdir() if (folder / MANIFEST).is_file())
-    if name not in shipped:
-        raise BundleError(f"no bundle {name!r} ships; expected one of {', '.join(shipped)}")
+    if name not in _shipped_names():
+        raise BundleError(f"no bundle {name!r} ships; expected one of {', '.join(_shipped_names())}")
     return MODELS / name
 
 
@@ -167,7 +166,10 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     folder = default_bundle_path() if path is None else _folder(path)
     file = folder / MANIFEST
     if not file.is_file():
-        raise BundleError(f"{folder} is not a model bundle: it holds no {MANIFEST}; give a bundle folder")
+        raise BundleError(
+            f"{folder} is not a model bundle: it holds no {MANIFEST}; give a bundle folder or one of "
+            f"{', '.join(_shipped_names())}, which ship"
+        )
     try:
         manifest = Manifest.from_dict(json.loads(file.read_text("utf-8")))
     except ValueError as error:  # not JSON, or not UTF-8
@@ -184,6 +186,9 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
 def _folder(path: str | os.PathLike[str]) -> Path:
     """Return the folder that a path or the name of a shipped bundle stands for."""
     given = Path(path)
-    inside = MODELS / given.name
-    is_name = given.name == os.fspath(path) and not given.exists() and (inside / MANIFEST).is_file()
-    return inside if is_name else given
+    is_name = os.fspath(path) in _shipped_names() and not given.exists()
+    return MODELS / given if is_name else given
+
+
+def _shipped_names() -> list[str]:
+    return sorted(folder.name for folder in MODELS.iterdir() if (folder / MANIFEST).is_file())

@@ -93,14 +93,9 @@ class EquilibriumModel(ReconstructionModel):
             Account of the forward solve.
         """
         step = self.step(operators, measurement)
-        if precision == torch.float32:
-            solution = solve_batch(step, step.start(), config)
-            state = gradient(step, solution.value)
-        else:
-            rounded = self.step(operators, measurement, precision)
-            solution = solve_batch(rounded, rounded.start(), config)
-            state = gradient(step, solution.value, rounded)
-        x, _, _ = step.split(state)
+        rounded = None if precision == torch.float32 else self.step(operators, measurement, precision)
+        solution = solve_batch(rounded or step, step.start(), config)
+        x, _, _ = step.split(gradient(step, solution.value, rounded))
         return x, solution
 
     def reconstruct(

@@ -16,22 +16,35 @@ from trainer.rdn import ResidualDenseBlock, ResidualDenseNetwork
 
 
 class _Convolution:
-    """A convolution with stride 1 that keeps the size, and its adjoint, in one precision."""
+    """A convolution with stride 1 that keeps the size, in one precision."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
-        def cast(value: Tensor) -> Tensor:
-            return value.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-
-        self._weight = cast(layer.weight)
-        self._adjoint_weight = cast(layer.weight.flip(2, 3).transpose(0, 1))
+        self._weight = _cast(layer.weight, dtype)
         self._bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self._padding = layer.kernel_size[0] // 2
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self._weight, self._bias, padding=self._padding)
 
+
+class _ReversibleConvolution(_Convolution):
+    """A convolution with its adjoint."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__(layer, dtype)
+        self._adjoint_weight = _cast(_reversed(layer.weight), dtype)
+
     def adjoint(self, g: Tensor) -> Tensor:
         return functional.conv2d(g, self._adjoint_weight, padding=self._padding)
+
+
+def _cast(kernel: Tensor, dtype: torch.dtype) -> Tensor:
+    return kernel.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _reversed(kernel: Tensor) -> Tensor:
+    """Return the kernel of the adjoint of a convolution."""
+    return kernel.flip(2, 3).transpose(0, 1)
 
 
 class _DenseBlock:
@@ -57,10 +70,11 @@ class _DenseBlock:
 
     def adjoint(self, g: Tensor, added: list[Tensor]) -> Tensor:
         dense = g
-        for weight, grown in zip(self._adjoint_weights, reversed(added), strict=False):
+        *weights, last = self._adjoint_weights
+        for weight, grown in zip(weights, reversed(added), strict=True):
             part = functional.conv2d(dense, weight, padding=1)
             dense = torch.cat([dense, _through_relu(part, grown)], dim=1)
-        return functional.conv2d(dense, self._adjoint_weights[-1], padding=1) + g
+        return functional.conv2d(dense, last, padding=1) + g
 
 
 def _adjoint_weights(block: ResidualDenseBlock, dtype: torch.dtype) -> list[Tensor]:
@@ -79,8 +93,7 @@ def _adjoint_weights(block: ResidualDenseBlock, dtype: torch.dtype) -> list[Tens
     for number in range(len(ends) - 1, -1, -1):
         readers = kernels[: len(ends) - number]
         kernel = torch.cat([reader[:, starts[number] : ends[number]] for reader in readers])
-        kernel = kernel.flip(2, 3).transpose(0, 1)
-        weights.append(kernel.to(dtype).contiguous(memory_format=torch.channels_last))
+        weights.append(_cast(_reversed(kernel), dtype))
     return weights
 
 
@@ -115,7 +128,7 @@ class RdnInPrecision:
         self._blocks = [_DenseBlock(block, dtype) for block in rdn.blocks]  # type: ignore[arg-type]
         layers = (rdn.entry, rdn.shallow, rdn.fuse, rdn.merge, rdn.exit)
         self._entry, self._shallow, self._fuse, self._merge, self._exit = (
-            _Convolution(layer, dtype) for layer in layers
+            _ReversibleConvolution(layer, dtype) for layer in layers
         )
 
     def __call__(self, v: Tensor, noise: Tensor) -> Tensor:
