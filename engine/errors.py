@@ -44,5 +44,9 @@ class ProviderError(InputError):
     """An execution provider that was asked for and is not available here."""
 
 
+class DeviceError(DeqMpiError):
+    """An accelerator reported an error in the middle of the work; no image is returned."""
+
+
 class NonFiniteError(DeqMpiError):
     """A computation produced NaN or infinity; no image is returned."""

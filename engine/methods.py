@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from engine.axis_ranges import axis_lengths
 from engine.bundle import Bundle, load_bundle
 from engine.errors import ConfigError
 from engine.fixed_point import FixedPointConfig
@@ -180,7 +181,7 @@ def _pp_mpi(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.sessions import OnnxPrior
     from engine.solvers.plug_and_play import PlugAndPlay
 
-    prior = OnnxPrior(bundle_of("pp-mpi", settings), settings.provider or "cpu")
+    prior = OnnxPrior(bundle_of("pp-mpi", settings), *_place(operators, settings))
     return PlugAndPlay(operators, prior, weights_of("pp-mpi", settings), **_tolerance(settings))
 
 
@@ -194,11 +195,11 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.solvers.equilibrium import Equilibrium
 
     bundle = bundle_of("deq", settings)
-    provider = settings.provider or "cpu"
+    place = _place(operators, settings)
     return Equilibrium(
         operators,
-        OnnxPrior(bundle, provider),
-        OnnxConsistency(bundle, provider),
+        OnnxPrior(bundle, *place),
+        OnnxConsistency(bundle, *place),
         fixed_point_of(bundle, settings),
         bundle.manifest.dual_start,
     )
@@ -209,7 +210,7 @@ def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.solvers.ball_equilibrium import BallEquilibrium
 
     bundle = bundle_of("deq-ball", settings)
-    prior = OnnxPrior(bundle, settings.provider or "cpu")
+    prior = OnnxPrior(bundle, *_place(operators, settings))
     return BallEquilibrium(operators, prior, fixed_point_of(bundle, settings), bundle.manifest.dual_start)
 
 
@@ -219,14 +220,19 @@ def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
     bundle = bundle_of("unrolled", settings)
     iterations = fixed_point_of(bundle, settings).max_iterations
-    return Unrolled(operators, OnnxPrior(bundle, settings.provider or "cpu"), iterations)
+    return Unrolled(operators, OnnxPrior(bundle, *_place(operators, settings)), iterations)
 
 
 def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.sessions import OnnxPrior
     from engine.solvers.end_to_end import EndToEnd
 
-    return EndToEnd(operators, OnnxPrior(bundle_of("end-to-end", settings), settings.provider or "cpu"))
+    return EndToEnd(operators, OnnxPrior(bundle_of("end-to-end", settings), *_place(operators, settings)))
+
+
+def _place(operators: Operators, settings: MethodSettings) -> tuple[str, Mapping[str, int]]:
+    """Return where the networks run, and the lengths of the axes that TensorRT has to know beforehand."""
+    return settings.provider or "cpu", axis_lengths(operators)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

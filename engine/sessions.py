@@ -11,7 +11,9 @@ from engine.bound_blocks import BoundBlock
 from engine.bundle import Bundle
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.manifest import Shape
+from engine.onnxruntime_tensorrt import provider_options
 from engine.protocols import Consistency, Float32Array, ImagePrior
+from engine.tensorrt_session import TensorRtSession, open_plan
 
 __all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]
 
@@ -24,6 +26,12 @@ PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
     }
 )
 """Our name of each execution provider, the runtime's name and the options we set."""
+
+NATIVE_TENSORRT = "tensorrt-native"
+"""TensorRT without ONNX Runtime: runs the plans that `deqmpi-export tensorrt` put into the bundle."""
+
+PROVIDER_NAMES = (*PROVIDERS, NATIVE_TENSORRT)
+"""Every way to run a bundle's networks."""
 
 
 class OnnxSession:
@@ -40,6 +48,8 @@ class OnnxSession:
         Axes of each tensor as the manifest states them; all tensors are float32.
     provider : str, optional
         "cpu", "cuda" or "tensorrt".
+    lengths : mapping of str to int, optional
+        Lengths of the axes that the operators decide, for "tensorrt" (`engine.onnxruntime_tensorrt`).
 
     Raises
     ------
@@ -55,8 +65,9 @@ class OnnxSession:
         inputs: Mapping[str, Shape],
         outputs: Mapping[str, Shape],
         provider: str = "cpu",
+        lengths: Mapping[str, int] | None = None,
     ) -> None:
-        self._session = _open(model, provider)
+        self._session = _open(model, provider, inputs, lengths)
         _check_tensors("input", self._session.get_inputs(), inputs)
         _check_tensors("output", self._session.get_outputs(), outputs)
         self._inputs = dict(inputs)
@@ -132,11 +143,15 @@ class OnnxPrior:
     bundle : Bundle
         Checked bundle of any method.
     provider : str, optional
-        "cpu", "cuda" or "tensorrt".
+        One of `PROVIDER_NAMES`.
+    lengths : mapping of str to int, optional
+        Lengths of the axes that the operators decide (`engine.axis_ranges.axis_lengths`), for TensorRT.
     """
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
-        self._session = _open_network(bundle, "rdn", provider)
+    def __init__(
+        self, bundle: Bundle, provider: str = "cpu", lengths: Mapping[str, int] | None = None
+    ) -> None:
+        self._session = _open_network(bundle, "rdn", provider, lengths)
         self._takes_noise = bundle.manifest.networks["rdn"].takes_noise
 
     def __call__(self, v: Float32Array, noise: Float32Array, /) -> NDArray[Any]:
@@ -156,7 +171,9 @@ class OnnxConsistency:
     bundle : Bundle
         Checked bundle of the method deq, the only one with this network.
     provider : str, optional
-        "cpu", "cuda" or "tensorrt".
+        One of `PROVIDER_NAMES`.
+    lengths : mapping of str to int, optional
+        Lengths of the axes that the operators decide (`engine.axis_ranges.axis_lengths`), for TensorRT.
 
     Raises
     ------
@@ -164,9 +181,11 @@ class OnnxConsistency:
         If the bundle is of another method.
     """
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+    def __init__(
+        self, bundle: Bundle, provider: str = "cpu", lengths: Mapping[str, int] | None = None
+    ) -> None:
         bundle.require_method("deq")
-        self._session = _open_network(bundle, "lc", provider)
+        self._session = _open_network(bundle, "lc", provider, lengths)
 
     def __call__(
         self, v: Float32Array, y: Float32Array, mask: Float32Array, epsilon: Float32Array, /
@@ -181,17 +200,21 @@ class OnnxConsistency:
         return self._session.bind(v=v, y=y, mask=mask, epsilon=epsilon)
 
 
-def _open_network(bundle: Bundle, role: str, provider: str) -> OnnxSession:
+def _open_network(
+    bundle: Bundle, role: str, provider: str, lengths: Mapping[str, int] | None
+) -> OnnxSession | TensorRtSession:
+    if provider == NATIVE_TENSORRT:
+        return open_plan(bundle, role, lengths)
     network = bundle.manifest.networks[role]
     try:
-        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider)
+        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider, lengths)
     except BundleError as error:
         raise BundleError(f"{bundle.path / network.file}: {error}") from error
 
 
-def _open(model: bytes, provider: str) -> Any:
+def _open(model: bytes, provider: str, inputs: Mapping[str, Shape], lengths: Mapping[str, int] | None) -> Any:
     if provider not in PROVIDERS:
-        raise ProviderError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+        raise ProviderError(f"provider is {provider!r}; expected one of {', '.join(PROVIDER_NAMES)}")
     try:
         import onnxruntime
     except ImportError as error:
@@ -205,13 +228,14 @@ def _open(model: bytes, provider: str) -> Any:
             f"provider {provider} is not in this build of ONNX Runtime; it has "
             f"{', '.join(onnxruntime.get_available_providers())}; use --provider cpu or install deq-mpi[gpu]"
         )
+    profile = provider_options(inputs, lengths) if provider == "tensorrt" else {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; problems are reported below in our own words
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[(name, dict(settings))])
+        session = onnxruntime.InferenceSession(model, options, providers=[(name, {**settings, **profile})])
     except Exception as error:  # the runtime's exceptions share no public base
         raise BundleError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from error
     if session.get_providers()[0] != name:  # it falls back to the CPU without a word

@@ -11,6 +11,9 @@ COMMANDS = {
     DEFAULT_COMMAND: LazyCommand(
         "export.commands", "export_run_command", "Write a training run as a bundle."
     ),
+    "tensorrt": LazyCommand(
+        "export.plan_commands", "tensorrt_command", "Build the TensorRT plans of a bundle."
+    ),
     "import-iconlab": LazyCommand(
         "export.commands", "import_iconlab_command", "Write a checkpoint of the paper's authors as a bundle."
     ),

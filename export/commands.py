@@ -1,12 +1,18 @@
 """The commands of `deqmpi-export`; imported when one of them is called, because torch takes seconds."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from export.bundle import export_denoiser, export_run
+from engine.bundle import load_bundle
+from export.bundle import OPERATORS_FILE, export_denoiser, export_run
 from export.iconlab import import_iconlab
 from export.parity import ParityReport
+from export.plan_builder import PlanBuilder
+from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, plan_config, plan_ranges
+from export.plans import build_plans
 
 
 @click.command("export-run")
@@ -25,7 +31,10 @@ from export.parity import ParityReport
 @click.option(
     "--max-iterations", type=int, metavar="N", help="Iterations of a reconstruction.  [those of the run]"
 )
-@click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans (not available in this version).")
+@click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans, as deqmpi-export tensorrt does.")
+@FLAVOUR
+@COMPUTE_CAPABILITY
+@FP16
 def export_run_command(
     run_dir: Path,
     bundle: Path,
@@ -35,12 +44,14 @@ def export_run_command(
     *,
     denoiser: bool,
     tensorrt: bool,
+    **plan_choices: Any,
 ) -> None:
     """Write the best networks of the training run RUN_DIR as the folder BUNDLE."""
-    if tensorrt:
-        raise click.UsageError(
-            "--tensorrt is not available in this version; export without it: ONNX Runtime runs the bundle"
-        )
+    # Refused, or found to be impossible here, before the minutes of an export.
+    config = plan_config(**plan_choices) if tensorrt else None
+    if config is None and any(plan_choices.values()):
+        raise click.UsageError("--flavour, --compute-capability and --fp16 need --tensorrt; leave them out")
+    builder = None if config is None else PlanBuilder.open(config)
     if denoiser:
         if name is not None or max_iterations is not None:
             raise click.UsageError(
@@ -50,6 +61,10 @@ def export_run_command(
     else:
         parity = export_run(run_dir, bundle, system_matrix, name=name, max_iterations=max_iterations)
     _say(bundle, parity)
+    if config is not None:
+        operators = None if system_matrix is None else bundle / OPERATORS_FILE
+        sized = replace(config, ranges=plan_ranges(operators))
+        build_plans(load_bundle(bundle), sized, click.echo, builder)
 
 
 @click.command("import-iconlab")

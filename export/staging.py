@@ -12,11 +12,17 @@ from engine.atomic_write import atomic_directory
 from engine.bundle import MANIFEST
 from engine.errors import BundleError, InputError
 from engine.interval_store import INTERVALS
-from engine.manifest import KIND
+from engine.manifest import KIND, NETWORKS
 
-BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", "operators.h5", INTERVALS})
-"""What an export writes, and the intervals of the networks it replaces. A folder with anything else is not
-replaced: the rest would be lost."""
+NETWORK_FILES = frozenset({f"{network}.onnx" for networks in NETWORKS.values() for network in networks})
+"""ONNX files of all methods."""
+
+PLAN_FILES = frozenset({f"{Path(f).stem}.plan{end}" for f in NETWORK_FILES for end in ("", ".json")})
+"""TensorRT plans of these files, which do not outlive them."""
+
+BUNDLE_FILES = NETWORK_FILES | PLAN_FILES | {MANIFEST, "operators.h5", INTERVALS}
+"""What an export writes, and the plans and intervals of the networks it replaces. A folder with anything else
+is not replaced: the rest would be lost."""
 
 
 @contextmanager

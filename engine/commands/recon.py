@@ -26,7 +26,7 @@ from engine.mpi.mdf_factory import new_reconstruction_file
 from engine.operators_file import load_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport
-from engine.sessions import PROVIDERS
+from engine.sessions import PROVIDER_NAMES
 from engine.solution import Result
 from engine.solvers.frame_solver import FrameSolver
 
@@ -91,7 +91,7 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
 )
 @click.option(
     "--provider",
-    type=click.Choice(list(PROVIDERS)),
+    type=click.Choice(PROVIDER_NAMES),
     help="Where the networks run.  [cpu]",
 )
 @click.option(

@@ -1,0 +1,118 @@
+"""Lengths of the free axes of a network: what a TensorRT plan or engine is built for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from engine.errors import ConfigError
+from engine.manifest import Shape
+from engine.operators import Operators
+
+Lengths = tuple[int, ...]
+"""Shape of a tensor with every axis fixed."""
+
+
+@dataclass(frozen=True)
+class AxisRange:
+    """Lengths that an axis may have.
+
+    Attributes
+    ----------
+    minimum, optimum, maximum : int
+        Shortest, the one to be fastest at, longest.
+
+    Raises
+    ------
+    ConfigError
+        If they are not increasing, or not positive.
+    """
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ConfigError(
+                f"an axis has the lengths {self.minimum}:{self.optimum}:{self.maximum}; expected positive "
+                "MIN:OPT:MAX that do not decrease"
+            )
+
+    @classmethod
+    def fixed(cls, length: int) -> "AxisRange":
+        """Return the range of one length."""
+        return cls(length, length, length)
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Shapes that a tensor may have.
+
+    Attributes
+    ----------
+    minimum, optimum, maximum : tuple of int
+        Of equal rank.
+    """
+
+    minimum: Lengths
+    optimum: Lengths
+    maximum: Lengths
+
+    def holds(self, shape: Lengths) -> bool:
+        """Whether a shape is inside."""
+        return len(shape) == len(self.minimum) and all(
+            low <= length <= high for low, length, high in zip(self.minimum, shape, self.maximum, strict=True)
+        )
+
+
+BATCH = "batch"
+"""Name of the axis of frames."""
+
+DEFAULT_BATCH = AxisRange(1, 1, 64)
+"""One frame at a time while a scan runs; the engine solves stored frames 32 at a time."""
+
+REFERENCE_LENGTHS: Mapping[str, int] = MappingProxyType({"height": 13, "width": 26, "lines": 60, "bins": 130})
+"""The reference scanner: its grid is 26 x 13 voxels, its dense layout 60 angles x 130 bins."""
+
+
+def axis_lengths(operators: Operators) -> dict[str, int]:
+    """Return the lengths of all axes but the batch that a system matrix decides."""
+    width, height, _ = operators.grid.size
+    lines, bins = operators.layout.shape
+    return {"height": height, "width": width, "lines": lines, "bins": bins}
+
+
+def axis_ranges(lengths: Mapping[str, int], batch: AxisRange = DEFAULT_BATCH) -> dict[str, AxisRange]:
+    """Return a range for every axis: fixed lengths, and a number of frames."""
+    return {BATCH: batch} | {name: AxisRange.fixed(length) for name, length in lengths.items()}
+
+
+def shape_range(name: str, axes: Shape, ranges: Mapping[str, AxisRange]) -> ShapeRange:
+    """Return the shapes of a network input from the ranges of its named axes.
+
+    Parameters
+    ----------
+    name : str
+        Of the input, for the error.
+    axes : tuple of int or str
+        Fixed lengths and names of free axes, as in the manifest.
+    ranges : mapping of str to AxisRange
+        By axis name; may hold more than are used.
+
+    Raises
+    ------
+    ConfigError
+        If an axis has no range.
+    """
+    unknown = sorted({axis for axis in axes if isinstance(axis, str) and axis not in ranges})
+    if unknown:
+        raise ConfigError(
+            f"input {name} has the axes {', '.join(unknown)} without a length; known are "
+            f"{', '.join(sorted(ranges))}: give their lengths (--axis {unknown[0]}=MIN:OPT:MAX)"
+        )
+    taken = [ranges[axis] if isinstance(axis, str) else AxisRange.fixed(axis) for axis in axes]
+    return ShapeRange(
+        tuple(axis.minimum for axis in taken),
+        tuple(axis.optimum for axis in taken),
+        tuple(axis.maximum for axis in taken),
+    )

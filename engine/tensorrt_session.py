@@ -1,0 +1,159 @@
+"""A TensorRT plan behind the protocol of `engine.sessions`: named float32 arrays in, the first output out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.axis_ranges import ShapeRange
+from engine.bundle import Bundle
+from engine.cuda_device import CudaDevice, DeviceBuffer, float32_bytes
+from engine.errors import BundleError, DeviceError, PairingError, ProviderError
+from engine.plan_metadata import REBUILD, PlanRecipe, plan_path, read_plan
+from engine.protocols import Float32Array
+from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, reason
+
+
+class TensorRtSession:
+    """One plan on the GPU.
+
+    Parameters
+    ----------
+    plan : bytes
+        Serialized engine, built by the same version of TensorRT for the same kind of GPU: check before.
+    recipe : PlanRecipe
+        How it was built.
+    tensorrt : TensorRt
+        The runtime's module.
+    device : CudaDevice
+        Where it runs. Made before the runtime: without a driver TensorRT's lean runtime crashes the process.
+
+    Raises
+    ------
+    ProviderError
+        If the runtime cannot load the plan.
+    BundleError
+        If the plan's inputs and outputs are not those of the recipe.
+    """
+
+    def __init__(self, plan: bytes, recipe: PlanRecipe, tensorrt: TensorRt, device: CudaDevice) -> None:
+        self._device = device
+        self._logger = message_collector(tensorrt)  # the runtime keeps no reference of its own
+        self._runtime = tensorrt.module.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._context: Any = None if self._engine is None else self._engine.create_execution_context()
+        if self._context is None:
+            raise ProviderError(
+                f"{tensorrt.name} {tensorrt.version} cannot load the plan: "
+                f"{reason(self._logger.errors)}; {REBUILD}"
+            )
+        _check_tensors(self._engine, tensorrt.module, recipe)
+        self._ranges = {name: spec.range for name, spec in recipe.inputs.items()}
+        self._outputs = list(recipe.outputs)
+        self._buffers: dict[str, DeviceBuffer] = {}
+
+    def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
+        """Run the plan on named arrays and return its first output.
+
+        Raises
+        ------
+        PairingError
+            If an array has a shape that the plan was not built for.
+        DeviceError
+            If the device reports an error.
+        """
+        arrays = {name: np.ascontiguousarray(inputs[name], np.float32) for name in self._ranges}
+        for name, array in arrays.items():
+            _check_shape(name, array.shape, self._ranges[name])
+            if not self._context.set_input_shape(name, array.shape):
+                raise self._failure(f"refused the shape {array.shape} of input {name}")
+            self._device.copy_in(self._place(name, array.shape), array)
+        results = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        for name, shape in results.items():
+            self._place(name, shape)
+        if not self._context.execute_async_v3(int(self._device.stream)):
+            raise self._failure("could not run the plan")
+        first = self._outputs[0]
+        output = np.empty(results[first], np.float32)
+        self._device.copy_out(output, self._buffers[first])
+        self._device.synchronize()
+        return output
+
+    def _place(self, name: str, shape: tuple[int, ...]) -> DeviceBuffer:
+        """Return the tensor's memory on the device, made larger if the shape needs it."""
+        size = float32_bytes(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = self._device.buffer(size)
+            if not self._context.set_tensor_address(name, self._buffers[name].address):
+                raise self._failure(f"refused the memory of {name}")
+        return self._buffers[name]
+
+    def _failure(self, what: str) -> DeviceError:
+        return DeviceError(f"TensorRT {what}: {reason(self._logger.errors)}; check the GPU with nvidia-smi")
+
+
+def open_plan(bundle: Bundle, role: str, lengths: Mapping[str, int] | None = None) -> TensorRtSession:
+    """Check the plan of a bundle's network against everything it depends on, and load it.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With NAME.plan and NAME.plan.json next to NAME.onnx.
+    role : str
+        Name of the network in the manifest.
+    lengths : mapping of str to int, optional
+        Lengths of the axes that the operators decide.
+
+    Returns
+    -------
+    TensorRtSession
+
+    Raises
+    ------
+    BundleError
+        If there is no plan, it is damaged, or was built from another ONNX file.
+    PairingError
+        If it was built for other lengths.
+    ProviderError
+        If the runtime is not installed or of another version, there is no GPU, or the plan is for another.
+    """
+    network = bundle.manifest.networks[role]
+    path = plan_path(bundle.path, network)
+    plan, metadata = read_plan(path)
+    recipe = metadata.recipe
+    try:
+        recipe.require_network(role, network)
+        recipe.require_lengths(lengths or {})
+        tensorrt = import_tensorrt(recipe.runtime_module)
+        recipe.require_version(tensorrt.version)
+        device = CudaDevice()
+        recipe.require_device(device.compute_capability)
+        return TensorRtSession(plan, recipe, tensorrt, device)
+    except (BundleError, PairingError, ProviderError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _check_tensors(engine: Any, module: Any, recipe: PlanRecipe) -> None:
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    modes = {name: engine.get_tensor_mode(name) for name in names}
+    found = tuple(
+        sorted(name for name in names if modes[name] == mode)
+        for mode in (module.TensorIOMode.INPUT, module.TensorIOMode.OUTPUT)
+    )
+    expected = (sorted(recipe.inputs), sorted(recipe.outputs))
+    if found != expected:
+        raise BundleError(
+            f"the plan has inputs {found[0]} and outputs {found[1]}; expected {expected}; {REBUILD}"
+        )
+    others = [name for name in names if engine.get_tensor_dtype(name) != module.float32]
+    if others:
+        raise BundleError(f"{', '.join(others)} of the plan are not float32; expected float32; {REBUILD}")
+
+
+def _check_shape(name: str, shape: tuple[int, ...], allowed: ShapeRange) -> None:
+    if not allowed.holds(shape):
+        raise PairingError(
+            f"input {name} has shape {shape}; the plan was built for {allowed.minimum} to {allowed.maximum}; "
+            "build it for this size: deqmpi-export tensorrt BUNDLE --operators OPERATORS.h5"
+        )

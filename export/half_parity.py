@@ -1,0 +1,87 @@
+"""How far a graph in half precision is from its original: measured with ONNX Runtime on the CPU.
+
+ONNX Runtime has no half-precision convolution on most CPUs: it rounds weights, inputs and results of each to
+half precision and sums in single precision, as the tensor cores of a GPU do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from engine.axis_ranges import BATCH, AxisRange, shape_range
+from engine.manifest import Shape
+from export.errors import ParityError
+
+HALF_TOLERANCE = 5e-3
+"""Half precision rounds by up to 4.9e-4, and some twenty roundings lie on the way through a network; if they
+add up at random, 2.2e-3. 2e-4 to 5e-4 is usual."""
+
+Arrays = dict[str, NDArray[np.float32]]
+
+FRAMES = 5
+
+LEVELS = np.geomspace(1e-2, 1e2, FRAMES)
+"""Noise levels and bounds epsilon, one per frame: where epsilon is large the ball hides no difference."""
+
+
+def half_precision_difference(
+    single: bytes, half: bytes, inputs: Mapping[str, Shape], ranges: Mapping[str, AxisRange]
+) -> float:
+    """Return the largest difference of the first output, relative to the largest image or data value.
+
+    Parameters
+    ----------
+    single, half : bytes
+        Serialized graphs with the same inputs and outputs.
+    inputs : mapping of str to tuple
+        Axes of each input, as in the manifest.
+    ranges : mapping of str to AxisRange
+        The optimum length of each named axis is used, but for the batch.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ParityError
+        If it is not within `HALF_TOLERANCE`, or a result is not finite.
+    """
+    runs = [_open(graph) for graph in (single, half)]
+    levels, values = _example(inputs, {**ranges, BATCH: AxisRange.fixed(FRAMES)})
+    expected, found = (run({**levels, **values}) for run in runs)
+    scale = max(float(np.abs(value).max()) for value in (expected, *values.values()))
+    difference = float(np.abs(found - expected).max()) / scale
+    if not difference <= HALF_TOLERANCE:  # "not within" rather than "above": NaN must fail
+        raise ParityError(
+            f"the network in half precision differs by {difference:.2g} of its largest value from the one in "
+            f"single precision (limit {HALF_TOLERANCE:g}); no plan was built: build it without --fp16"
+        )
+    return difference
+
+
+def _open(graph: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    # Optimised, the runtime leaves out the rounding of values that two neighbours pass on in half precision.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda values: session.run(None, values)[0]
+
+
+def _example(inputs: Mapping[str, Shape], ranges: Mapping[str, AxisRange]) -> tuple[Arrays, Arrays]:
+    """Levels, which have one number per frame, and the rest: masks of 0 and 1, values of size about 1."""
+    rng = np.random.default_rng(4)
+    levels, values = {}, {}
+    for name, axes in inputs.items():
+        shape = shape_range(name, axes, ranges).optimum
+        if all(axis in (1, BATCH) for axis in axes):
+            levels[name] = LEVELS.reshape(shape).astype(np.float32)
+        elif name == "mask":
+            values[name] = (rng.random(shape) < 0.4).astype(np.float32)
+        else:
+            values[name] = (0.5 * rng.standard_normal(shape)).astype(np.float32)
+    return levels, values

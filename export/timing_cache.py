@@ -1,0 +1,43 @@
+"""The timing cache of TensorRT's builder: measured times of kernels, kept between builds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.atomic_write import atomic_path
+from engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class TimingCache:
+    """A file of measured times. They hold for one version of TensorRT on one kind of GPU.
+
+    Attributes
+    ----------
+    path : Path
+        The file; need not exist yet.
+    """
+
+    path: Path
+
+    def attach(self, config: Any) -> None:
+        """Give what is in the file to a builder configuration.
+
+        Raises
+        ------
+        InputError
+            If the file is not a timing cache of this version of TensorRT and this GPU.
+        """
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        cache = config.create_timing_cache(content)
+        # Without ignore_mismatch the times of another GPU are refused: they would choose the wrong kernels.
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            raise InputError(
+                f"{self.path} is not a timing cache of this TensorRT and GPU; expected one written here: "
+                "give another file or remove it"
+            )
+
+    def save(self, config: Any) -> None:
+        """Write what the builder knows now; the file is replaced at once."""
+        with atomic_path(self.path) as temporary:
+            Path(temporary).write_bytes(bytes(config.get_timing_cache().serialize()))
