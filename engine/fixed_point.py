@@ -90,8 +90,8 @@ class FixedPointSolver:
     An accelerated (or over-relaxed) point whose relative residual exceeds `GROWTH_LIMIT` times the best so
     far is rejected: the iteration resumes from f(best) with an empty history. If it already resumed from that
     same point, it takes a plain step from the last accepted point instead, because the map is deterministic
-    and would only repeat itself. The value returned is f(z) at the smallest residual seen, whether or not that
-    met the tolerance.
+    and would only repeat itself. The value returned is f(z) at the smallest residual seen, whether or not
+    that met the tolerance.
 
     Buffers stay from one solve to the next, so an object serves one thread.
 
