@@ -1,6 +1,7 @@
 """A TensorRT plan behind the protocol of `engine.sessions`: named float32 arrays in, the first output out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,10 @@ class TensorRtSession:
         self._device.copy_out(output, self._buffers[first])
         self._device.synchronize()
         return output
+
+    def bind(self, **inputs: Float32Array) -> Callable[[], NDArray[Any]]:
+        """Return a call of the plan on arrays that stay where they are."""
+        return partial(self, **inputs)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> DeviceBuffer:
         """Return the tensor's memory on the device, made larger if the shape needs it."""

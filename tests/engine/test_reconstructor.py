@@ -29,6 +29,9 @@ PLAIN = FixedPointConfig(memory=0, tolerance=1e-5, max_iterations=500)
 RECOVERY_TOLERANCE = 2e-3
 """Relative error without noise: epsilon is 1e-4 of the data and the condition number is about 4."""
 
+TOGETHER_TOLERANCE = 1e-4
+"""Relative: one product of many frames sums in another order than many products of one."""
+
 SCALE_TOLERANCE = 1e-5
 """Relative: both runs differ by float32 rounding of the scaled rows only."""
 
@@ -241,8 +244,9 @@ def test_frames_do_not_influence_each_other(reconstructor, clean) -> None:
     together = reconstructor.reconstruct_frames(frames)
     for index in (3, 0, 2, 1):
         alone = reconstructor.reconstruct(frames[index])
-        np.testing.assert_array_equal(together[index].image, alone.image)
-        assert together[index].report.residuals == alone.report.residuals
+        atol = TOGETHER_TOLERANCE * np.abs(alone.image).max()
+        np.testing.assert_allclose(together[index].image, alone.image, rtol=0, atol=atol)
+        assert abs(together[index].report.iterations - alone.report.iterations) <= 1  # rounding at the end
 
 
 def test_images_given_back_stay_as_they_are(reconstructor, clean) -> None:

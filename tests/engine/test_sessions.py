@@ -183,3 +183,28 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"rdn\.onnx: ONNX Runtime cannot load the network") as raised:
         OnnxPrior(load_bundle(folder))
     assert "\n" not in str(raised.value)
+
+
+def test_bound_networks_read_their_arrays_anew_and_write_to_one_place() -> None:
+    bundle = load_bundle()
+    rng = np.random.default_rng(5)
+    prior, consistency = OnnxPrior(bundle), OnnxConsistency(bundle)
+    v, noise = rng.random((2, 1, 6, 5), np.float32), NOISE[:2].copy()
+    bound = prior.bind(v, noise)
+    mask = np.ones((1, 1, 3, 8), np.float32)
+    data = rng.standard_normal((2, 2, 2, 3, 8)).astype(np.float32)
+    epsilon = np.full((2, 1, 1, 1), 0.5, np.float32)
+    bound_data = consistency.bind(data[0], data[1], mask, epsilon)
+    places = set()
+    for _ in range(3):
+        v[...] = rng.random(v.shape, np.float32)
+        data[...] = rng.standard_normal(data.shape)
+        same(bound(), prior(v, noise))
+        same(bound_data(), consistency(data[0], data[1], mask, epsilon))
+        places.add((bound().ctypes.data, bound_data().ctypes.data))
+    assert len(places) == 1
+
+
+def test_binding_arrays_of_another_shape_is_refused() -> None:
+    with pytest.raises(PairingError, match="network input v has shape"):
+        OnnxPrior(load_bundle()).bind(np.zeros((1, 2, 6, 5), np.float32), NOISE[:1])
