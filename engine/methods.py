@@ -195,6 +195,10 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
     bundle = bundle_of("deq", settings)
     provider = settings.provider or "cpu"
+    if provider == "cuda" and "step" in bundle.manifest.networks:
+        from engine.solvers.resident_equilibrium import ResidentEquilibrium
+
+        return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings))
     return Equilibrium(
         operators,
         OnnxPrior(bundle, provider),
