@@ -73,9 +73,14 @@ class DeviceStep:
         self._n_slots = n_slots
         lines, bins = operators.layout.shape
         lengths = {
-            **{"slots": n_slots, "report": n_slots + 2},
-            **{"rows": operators.n_rows, "voxels": operators.n_voxels},
-            **{"height": ny, "width": nx, "lines": lines, "bins": bins},
+            "slots": n_slots,
+            "report": n_slots + 2,
+            "rows": operators.n_rows,
+            "voxels": operators.n_voxels,
+            "height": ny,
+            "width": nx,
+            "lines": lines,
+            "bins": bins,
         }
         tuning = SessionTuning(lengths, CUDA_OPTIONS if device == "cuda" else {}, every_node_on_provider=True)
         self._session = open_session(graph, device, tuning)
@@ -135,7 +140,7 @@ class DeviceStep:
         self._inputs["data"].write(data)
 
     def evaluate(self, weights: NDArray[np.float64], damping: float, slot: int) -> Evaluation:
-        """Evaluate h_theta at a mixture of the slots and put value and residual into `slot`; see `SlotStep`."""
+        """Evaluate h_theta at a mixture of the slots; value and residual go into `slot`. See `SlotStep`."""
         # The mixture is formed as deviations from one of the values: weights of opposite sign then cancel
         # among small numbers, which single precision can afford, and a weight of 1 gives the very value.
         base = np.zeros_like(weights)
@@ -154,7 +159,7 @@ class DeviceStep:
         return image
 
     def read_state(self, slot: int) -> Float32Array:
-        """Copy the value in a slot to the host as (x, d0, d1), shape (N + R + N,), the order of `AdmmStep`."""
+        """Copy the value in a slot to the host as (x, d0, d1), shape (N + R + N,), as in `AdmmStep`."""
         x, d1 = self._inputs["images"].read()[slot, :2]
         return np.concatenate([x, self._inputs["data"].read()[slot, 0], d1])
 

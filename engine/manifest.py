@@ -45,8 +45,12 @@ INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyT
         "rdn": (("v",), ("z",)),
         "lc": (("v", "y", "mask", "epsilon"), ("z",)),
         "step": (
-            ("weights", "damping", "images", "data", "system_matrix", "weighted_adjoint", "inverse")
-            + ("voxel_grid", "row_places", "selected_places", "y", "mask", "epsilon", "noise"),
+            (
+                *("weights", "damping", "images", "data"),
+                *("system_matrix", "weighted_adjoint", "inverse"),
+                *("voxel_grid", "row_places", "selected_places"),
+                *("y", "mask", "epsilon", "noise"),
+            ),
             ("next_image", "next_data", "report"),
         ),
     }

@@ -148,9 +148,8 @@ def _free_slot(n_slots: int, taken: set[int]) -> int:
 
 
 def _relative_residual(seen: Evaluation, evaluation: int) -> float:
-    # Single precision sums on the device: NaN compares false, so it must be asked for itself.
-    finite = math.isfinite(seen.squared_residual) and math.isfinite(seen.squared_value)
-    if not finite:
+    squares = (seen.squared_residual, seen.squared_value)
+    if not all(0.0 <= square < math.inf for square in squares):  # NaN compares false
         raise NonFiniteError(
             f"evaluation {evaluation} of the fixed-point map gave NaN or infinity; "
             "expected finite values; check the measurement, the operators and the networks"

@@ -62,9 +62,9 @@ class GraphComposer:
             names |= {name: f"{prefix}{name}" for name in node.output if name}
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
-            copied.name = f"{prefix}{node.name}"
             copied.input[:] = [names[name] for name in node.input]
             copied.output[:] = [names[name] for name in node.output]
+            copied.name = f"node_{copied.output[0]}"  # the graph may have left its nodes without names
             self._nodes.append(copied)
         (output,) = model.graph.output
         return names[output.name]

@@ -51,9 +51,9 @@ ALL_AXES = "all_axes"
 def build_step(rdn: onnx.ModelProto, lc: onnx.ModelProto) -> onnx.ModelProto:
     """Compose the step of two networks.
 
-    A slot holds a value f = (x, d0, d1, A x) and its residual g = f - z: `images` the rows x, d1 of f, then of
-    g, and `data` the rows d0, A x of f, then of g. With the weights a = base + shares, base one of the unit
-    vectors, the graph evaluates h_theta at
+    A slot holds a value f = (x, d0, d1, A x) and its residual g = f - z: `images` the rows x, d1 of f, then
+    of g, and `data` the rows d0, A x of f, then of g. With the weights a = base + shares, base one of the
+    unit vectors, the graph evaluates h_theta at
 
         z = f_base + sum_i shares_i (f_i - f_base) - damping sum_i a_i g_i
 
@@ -61,8 +61,8 @@ def build_step(rdn: onnx.ModelProto, lc: onnx.ModelProto) -> onnx.ModelProto:
     the inner products <g, g_i> with the residuals of all slots, ||g||^2 and ||f||^2, over (x, d0, d1).
 
     Inputs: `weights` = [base; shares]; `damping` = 1 - beta; `system_matrix` A, `weighted_adjoint` M A^T,
-    `inverse` M; `voxel_grid`, the voxel at each place of the image; `row_places`, the row at each place of the
-    dense layout (any where none is); `selected_places`, the place of each row; `y`, `mask`, `epsilon` and
+    `inverse` M; `voxel_grid`, the voxel at each place of the image; `row_places`, the row at each place of
+    the dense layout (any where none is); `selected_places`, the place of each row; `y`, `mask`, `epsilon` and
     `noise` as the networks take them.
 
     Parameters
@@ -116,7 +116,10 @@ def check_step(model: onnx.ModelProto) -> None:
         Naming what was found and what was expected.
     """
     check_operators(model, STEP_OPS)
-    found = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
+    found = (
+        tuple(value.name for value in model.graph.input),
+        tuple(value.name for value in model.graph.output),
+    )
     if found != INTERFACE["step"]:
         raise ExportError(
             f"the step has inputs {found[0]} and outputs {found[1]}; expected {INTERFACE['step']}: "

@@ -71,8 +71,8 @@ class ResidentEquilibrium:
         bundle.require_method(cls.method)
         if "step" not in bundle.manifest.networks:
             raise BundleError(
-                f"the bundle {bundle.path} has no step network; expected one to keep the states on the device; "
-                f"add it: deqmpi-export add-step {bundle.path} NEW_BUNDLE"
+                f"the bundle {bundle.path} has no step network; expected one to keep the states on the "
+                f"device; add it: deqmpi-export add-step {bundle.path} NEW_BUNDLE"
             )
         try:
             return cls(bundle.read_network("step"), operators, config, bundle.manifest.dual_start, device)
