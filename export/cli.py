@@ -11,6 +11,9 @@ COMMANDS = {
     DEFAULT_COMMAND: LazyCommand(
         "export.commands", "export_run_command", "Write a training run as a bundle."
     ),
+    "add-step": LazyCommand(
+        "export.commands", "add_step_command", "Write a bundle with the whole iteration as one graph."
+    ),
     "import-iconlab": LazyCommand(
         "export.commands", "import_iconlab_command", "Write a checkpoint of the paper's authors as a bundle."
     ),

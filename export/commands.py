@@ -7,6 +7,9 @@ import click
 from export.bundle import export_denoiser, export_run
 from export.iconlab import import_iconlab
 from export.parity import ParityReport
+from export.staging import STEP_FILE
+from export.step_file import add_step, require_step_method
+from trainer.checkpoint import load_networks
 
 
 @click.command("export-run")
@@ -25,6 +28,11 @@ from export.parity import ParityReport
 @click.option(
     "--max-iterations", type=int, metavar="N", help="Iterations of a reconstruction.  [those of the run]"
 )
+@click.option(
+    "--step",
+    is_flag=True,
+    help="Also write step.onnx, with which --provider cuda keeps everything on the GPU.",
+)
 @click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans (not available in this version).")
 def export_run_command(
     run_dir: Path,
@@ -34,6 +42,7 @@ def export_run_command(
     max_iterations: int | None,
     *,
     denoiser: bool,
+    step: bool,
     tensorrt: bool,
 ) -> None:
     """Write the best networks of the training run RUN_DIR as the folder BUNDLE."""
@@ -42,14 +51,18 @@ def export_run_command(
             "--tensorrt is not available in this version; export without it: ONNX Runtime runs the bundle"
         )
     if denoiser:
-        if name is not None or max_iterations is not None:
+        if name is not None or max_iterations is not None or step:
             raise click.UsageError(
-                "--name and --max-iterations have no meaning with --denoiser; leave them out"
+                "--name, --max-iterations and --step have no meaning with --denoiser; leave them out"
             )
         parity = export_denoiser(run_dir, bundle, system_matrix)
     else:
+        if step:
+            require_step_method(load_networks(run_dir)[2].method, f"the run {run_dir}")
         parity = export_run(run_dir, bundle, system_matrix, name=name, max_iterations=max_iterations)
     _say(bundle, parity)
+    if step:
+        _add_step(bundle, bundle)
 
 
 @click.command("import-iconlab")
@@ -61,6 +74,23 @@ def import_iconlab_command(checkpoint: Path, bundle: Path) -> None:
     deqmpi_psnr*.pth gives a bundle for the method deq, ppmpi_denoiser.pth one for pp-mpi.
     """
     _say(bundle, import_iconlab(checkpoint, bundle))
+
+
+@click.command("add-step")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+def add_step_command(source: Path, bundle: Path) -> None:
+    """Write the bundle SOURCE with step.onnx added as the folder BUNDLE, which may be SOURCE itself.
+
+    With it, engine recon --provider cuda keeps operators and iterates on the GPU.
+    """
+    _add_step(source, bundle)
+
+
+def _add_step(source: Path, bundle: Path) -> None:
+    report = add_step(source, bundle)
+    click.echo(f"the step and the engine agree: {report}")
+    click.echo(f"wrote {bundle / STEP_FILE}")
 
 
 def _say(bundle: Path, parity: ParityReport) -> None:

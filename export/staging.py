@@ -14,7 +14,9 @@ from engine.errors import BundleError, InputError
 from engine.interval_store import INTERVALS
 from engine.manifest import KIND
 
-BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", "operators.h5", INTERVALS})
+STEP_FILE = "step.onnx"
+
+BUNDLE_FILES = frozenset({MANIFEST, "rdn.onnx", "lc.onnx", STEP_FILE, "operators.h5", INTERVALS})
 """What an export writes, and the intervals of the networks it replaces. A folder with anything else is not
 replaced: the rest would be lost."""
 
