@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of a bundle's networks; the only module that knows the runtime."""
+"""ONNX Runtime sessions of a bundle's networks: how every session of the engine is opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -156,7 +156,7 @@ def _open_network(bundle: Bundle, role: str, provider: str) -> OnnxSession:
 
 
 def open_session(model: bytes, provider: str, tuning: SessionTuning | None = None) -> Any:
-    """Open a graph in ONNX Runtime on a provider, and on no other.
+    """Open a graph in ONNX Runtime on a provider.
 
     Parameters
     ----------
