@@ -191,6 +191,18 @@ class AdmmStep:
 
         self._lanes.both(upper_rows, lower_rows)
 
+    def evaluate(self, state: NDArray[np.floating]) -> Float32Array:
+        """Return h_theta of one frame's (x, d0, d1), both of shape (2N + R,): A x is computed for it.
+
+        For looking at the map itself; the iteration carries A x along.
+        """
+        n_voxels = self.n_voxels
+        x, d0, d1 = np.split(np.asarray(state)[None], [n_voxels, len(state) - n_voxels], axis=1)
+        full = self.states(x, d0, d1)
+        out = np.empty_like(full)
+        self(full, out)
+        return out[0, : self.measured]
+
     def _split(self, states: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
         n, r = self._operators.n_voxels, self._operators.n_rows
         return states[:, :n], states[:, n : n + r], states[:, n + r : 2 * n + r], states[:, 2 * n + r :]

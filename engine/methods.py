@@ -190,6 +190,13 @@ def _tolerance(settings: MethodSettings) -> dict[str, float]:
     return {} if settings.tolerance is None else {"tolerance": settings.tolerance}
 
 
+def _require_cpu_settings(settings: MethodSettings) -> None:
+    """Raise ConfigError if a setting was made that the loop on a GPU does not have."""
+    for name in ("threads", "warm_start"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(f"{name} has no meaning where the whole iteration runs on a GPU; leave it out")
+
+
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.admm_step import AdmmStep
     from engine.blas_threads import single_blas_thread
@@ -199,6 +206,11 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.solvers.equilibrium_sequence import EquilibriumSequence
 
     bundle = bundle_of("deq", settings)
+    if settings.provider == "cuda" and "step" in bundle.manifest.networks:
+        from engine.solvers.resident_equilibrium import ResidentEquilibrium
+
+        _require_cpu_settings(settings)
+        return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings))
     place = _place(operators, settings)
     blocks = OnnxPrior(bundle, *place), OnnxConsistency(bundle, *place)
     with single_blas_thread():

@@ -25,7 +25,7 @@ class SleepingStep:
     def states(self, images):
         return images
 
-    def __call__(self, z, out) -> None:
+    def __call__(self, _z, _out) -> None:
         time.sleep(self._seconds)
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from engine.bundle import default_bundle_path, load_bundle
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
+from engine.sessions import (
+    PROVIDERS,
+    OnnxConsistency,
+    OnnxPrior,
+    OnnxSession,
+    SessionTuning,
+    open_session,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
@@ -141,6 +148,25 @@ def test_silent_fallback_to_the_cpu_is_an_error(bundle, monkeypatch) -> None:
     )
     with pytest.raises(ProviderError, match="fell back to CPUExecutionProvider"):
         OnnxPrior(bundle, "cuda")
+
+
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="this ONNX Runtime has no provider that runs nothing, to stand in for one that cannot start",
+)
+def test_a_node_that_only_the_cpu_could_run_is_an_error_on_request(rdn_bytes, monkeypatch) -> None:
+    """The runtime gives every node that its provider does not take to the CPU, unless told not to."""
+    monkeypatch.setattr("engine.sessions.PROVIDERS", {**PROVIDERS, "cuda": ("AzureExecutionProvider", {})})
+    assert open_session(rdn_bytes, "cuda").get_providers()[-1] == "CPUExecutionProvider"
+    with pytest.raises(ProviderError, match="could not start or cannot run every node"):
+        open_session(rdn_bytes, "cuda", SessionTuning(every_node_on_provider=True))
+    open_session(rdn_bytes, "cpu", SessionTuning(every_node_on_provider=True))
+
+
+def test_a_session_can_be_specialised_to_lengths(rdn_bytes) -> None:
+    session = open_session(rdn_bytes, "cpu", SessionTuning({"batch": 1, "height": 5, "width": 7}))
+    assert session.get_inputs()[0].shape == [1, 1, 5, 7]
+    assert session.run(None, {"v": np.ones((1, 1, 5, 7), np.float32)})[0].all()
 
 
 def test_missing_runtime_says_what_to_install(bundle, monkeypatch) -> None:
