@@ -30,6 +30,7 @@ NAMES = (
     "quality_time",
     "width_study",
     "eager_speed",
+    "latency",
     "training_speed",
 )
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png. The tuning comes first, as

@@ -80,6 +80,10 @@ class BenchmarkRun:
         """Tell the progress bar how many rows there will be."""
         self._progress.update(self._task, total=total)
 
+    def note(self, text: str) -> None:
+        """Show what is being done."""
+        self._progress.update(self._task, description=text)
+
     def row(
         self,
         key: Mapping[str, Any],
@@ -122,6 +126,7 @@ class BenchmarkRun:
         blocks: Sequence[str],
         pictures: Mapping[str, Figure],
         hidden: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the results and forget the partial ones.
 
@@ -135,6 +140,8 @@ class BenchmarkRun:
             By file name; the first one is usually NAME.png.
         hidden : sequence of str
             Columns that are neither shown nor recorded.
+        facts : mapping, optional
+            Figures beside the rows, by their key in the record.
         """
         rows = [{key: value for key, value in row.items() if key not in hidden} for row in self.rows]
         for file, figure in pictures.items():
@@ -149,5 +156,5 @@ class BenchmarkRun:
             self.output / f"{self.name}.md", title, [*blocks, *missing, markdown_table(rows, columns)], rows
         )
         # Last, as it is what tells a complete benchmark.
-        write_record(self.output / f"{self.name}.json", self.config, rows, self.left_out)
+        write_record(self.output / f"{self.name}.json", self.config, rows, self.left_out, facts)
         self._store.discard()

@@ -76,15 +76,20 @@ def _git(*arguments: str) -> str:
 
 
 def write_record(
-    path: Path, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()
+    path: Path,
+    config: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    left_out: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write NAME.json: rows with machine, commit, time and configuration, and what is missing."""
+    """Write NAME.json: rows with machine, commit, time and configuration, what is missing, and other facts."""
     content = {
         "machine": machine(),
         "commit": commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": dict(config),
         "left_out": list(left_out),
+        **(facts or {}),
         "rows": [dict(row) for row in rows],
     }
     with atomic_path(path) as temporary:

@@ -54,3 +54,8 @@ class DenseProducts:
         share = self._share[: len(images)]
         np.matmul(images, self._images_of_images, out=share)
         out += share
+
+
+def products_of(operators: Operators) -> Products:
+    """Return the products that the operators were made for."""
+    return DenseProducts(operators)
