@@ -152,7 +152,7 @@ def _rtx_target(tensorrt: TensorRt, capability: str) -> Any:
 def _parser_errors(parser: Any) -> str:
     """Return all errors of the parser in one line."""
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    texts = [f"node {error.node()} ({error.node_name() or 'unnamed'}): {error.desc()}" for error in errors]
+    texts = [f"node {e.node()} {e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors]
     return one_line("; ".join(texts)) or "it is no ONNX graph"
 
 
