@@ -22,9 +22,9 @@ from benchmarks.record import markdown_table
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle
-from engine.fixed_point import FixedPointConfig, Step, solve_fixed_point
+from engine.fixed_point import FixedPointConfig, FixedPointSolver, FramesStep
 from engine.mpi.metrics import psnr_db
-from engine.normalization import NormalizedMeasurement, noise_bound, normalize
+from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
 from engine.protocols import Float32Array
 from engine.sessions import OnnxConsistency, OnnxPrior
@@ -83,13 +83,13 @@ class RecordedStep:
 
     Parameters
     ----------
-    step : callable
-        The map; the image is the first part of its state.
+    step : FramesStep
+        The map of one frame; the image is the first part of its state.
     n_voxels : int
         Length N of that part.
     """
 
-    def __init__(self, step: Step, n_voxels: int) -> None:
+    def __init__(self, step: FramesStep, n_voxels: int) -> None:
         self._step = step
         self._n_voxels = n_voxels
         self.images: list[Float32Array] = []
@@ -97,7 +97,11 @@ class RecordedStep:
     def __call__(self, z: NDArray[Any], out: NDArray[Any]) -> None:
         """Apply the map and keep a copy of the image."""
         self._step(z, out)
-        self.images.append(out[: self._n_voxels].copy())
+        self.images.append(out[0, : self._n_voxels].copy())
+
+    def keep(self, frames: Sequence[int]) -> None:
+        """Pass on which frames go on."""
+        self._step.keep(frames)
 
 
 def run(quick: bool, output: Path) -> None:
@@ -181,24 +185,25 @@ def _course(iteration: Iteration, count: int) -> Course:
     for rows, truth in zip(frames.rows, frames.truth, strict=True):
         measurement = normalize(rows * operators.scale, operators)
         assert measurement is not None  # no phantom is empty
-        images, found = follow(*prepare(measurement), operators.n_voxels, iteration.config)
+        step, start, measured = prepare(measurement)
+        images, found = follow(step, start, operators.n_voxels, iteration.config, measured)
         images = measurement.intensity * images.reshape(-1, *truth.shape)
         psnr.append(psnr_db(images, np.broadcast_to(truth, images.shape)))
         residuals.append(found)
     return Course(np.mean(psnr, axis=0), np.std(psnr, axis=0), np.median(residuals, axis=0))
 
 
-Prepare = Callable[[NormalizedMeasurement], tuple[Step, Float32Array]]
-"""Takes a measurement and returns the map that a method iterates for it, and its first state."""
+Prepare = Callable[[NormalizedMeasurement], tuple[FramesStep, Float32Array, int | None]]
+"""Takes a measurement and returns the map that a method iterates for it, the first state (1, n), and how much
+of the state residuals look at."""
 
 
 def learned_map(operators: Operators, bundle: Bundle) -> Prepare:
     """Return what prepares h_theta with Psi_LC (Eqs. 15-17)."""
     step = AdmmStep(operators, OnnxPrior(bundle), OnnxConsistency(bundle))
 
-    def prepare(measurement: NormalizedMeasurement) -> tuple[Step, Float32Array]:
-        step.set_measurement(measurement.y, noise_bound(measurement, operators))
-        return step, step.start(measurement.start, measurement.data_dual(bundle.manifest.dual_start))
+    def prepare(measurement: NormalizedMeasurement) -> tuple[FramesStep, Float32Array, int | None]:
+        return step, step.begin([measurement], bundle.manifest.dual_start), step.measured
 
     return prepare
 
@@ -207,9 +212,8 @@ def ball_map(operators: Operators, bundle: Bundle) -> Prepare:
     """Return what prepares the map with the l2 ball (Eqs. 5-10), on N + 1 coordinates of the data."""
     step = BallStep(operators, OnnxPrior(bundle))
 
-    def prepare(measurement: NormalizedMeasurement) -> tuple[Step, Float32Array]:
-        start = step.begin([measurement], bundle.manifest.dual_start)
-        return lambda z, out: step(z[None], out[None]), start[0]
+    def prepare(measurement: NormalizedMeasurement) -> tuple[FramesStep, Float32Array, int | None]:
+        return step, step.begin([measurement], bundle.manifest.dual_start), None
 
     return prepare
 
@@ -219,20 +223,26 @@ MAPS = MappingProxyType({"deq": learned_map, "deq-ball": ball_map, "unrolled": b
 
 
 def follow(
-    step: Step, start: Float32Array, n_voxels: int, config: FixedPointConfig
+    step: FramesStep,
+    start: Float32Array,
+    n_voxels: int,
+    config: FixedPointConfig,
+    measured: int | None = None,
 ) -> tuple[Float32Array, NDArray[np.float64]]:
     """Solve once, and return what solves with every lower limit would have given.
 
     Parameters
     ----------
-    step : callable
+    step : FramesStep
         Fixed-point map whose state begins with the image (N,).
-    start : ndarray of float32, shape (n,)
+    start : ndarray of float32, shape (1, n)
     n_voxels : int
         N.
     config : FixedPointConfig
         Tolerance 0: all iterations are wanted. Without acceleration (memory 0) the image is that of the last
-        evaluation, else that of the smallest residual so far, as `solve_fixed_point` returns it.
+        evaluation, else that of the smallest residual so far, as `FixedPointSolver` returns it.
+    measured : int, optional
+        Leading entries of the state that residuals look at.
 
     Returns
     -------
@@ -241,7 +251,8 @@ def follow(
     residuals : ndarray of float64, shape (iterations,)
     """
     recorded = RecordedStep(step, n_voxels)
-    residuals = np.array(solve_fixed_point(recorded, start, config).stats.residuals)
+    (solution,) = FixedPointSolver(config, measured).solve(recorded, start)
+    residuals = np.array(solution.stats.residuals)
     chosen = np.arange(len(residuals))
     if config.memory > 0:
         is_best = residuals == np.minimum.accumulate(residuals)

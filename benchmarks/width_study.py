@@ -27,7 +27,7 @@ from engine.bundle import MODELS as SHIPPED
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BundleError, InputError
 from engine.mpi.metrics import psnr_db
-from engine.normalization import NormalizedMeasurement, noise_bound, normalize
+from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from trainer.checkpoint import CONFIG_FILE, load_networks
@@ -186,9 +186,8 @@ def _course(network: Network, evaluations: Sequence[int], count: int) -> dict[fl
         frames, found = frames_of_test_split(TRAIN_GRADIENT, count, snr), []
         for rows, truth in zip(frames.rows, frames.truth, strict=True):
             measurement = _normalized(rows, operators)
-            step.set_measurement(measurement.y, noise_bound(measurement, operators))
-            start = step.start(measurement.start, measurement.data_dual(manifest.dual_start))
-            images, _ = follow(step, start, operators.n_voxels, config)
+            start = step.begin([measurement], manifest.dual_start)
+            images, _ = follow(step, start, operators.n_voxels, config, step.measured)
             chosen = measurement.intensity * images[shown].reshape(-1, *truth.shape)
             found.append(psnr_db(chosen, np.broadcast_to(truth, chosen.shape)))
         psnr[snr] = np.mean(found, axis=0)

@@ -1,20 +1,32 @@
-"""One application of the fixed-point map h_theta, Eqs. (15)-(17), in single precision."""
+"""One application of the fixed-point map h_theta, Eqs. (15)-(17), in single precision, to many frames."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bound_blocks import bind
+from engine.compiled import kernel
 from engine.errors import PairingError
+from engine.lanes import Lanes, OneLane
+from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
+from engine.products import DenseProducts
 from engine.protocols import Consistency, Float32Array, ImagePrior
 
 
 class AdmmStep:
-    """The map (x, d0, d1) -> h_theta(x, d0, d1; y, A) for one measurement at a time.
+    """The map (x, d0, d1) -> h_theta(x, d0, d1; y, A) for F frames at once.
 
-    The state is one contiguous float32 vector of N + R + N values in the order of Eq. (14): image x, data
-    dual d0, image dual d1. Buffers are allocated once, so an object serves one thread.
+    The state of a frame is one row of 2N + 2R float32 values: image x (N), data dual d0 (R) and image dual d1
+    (N) in the order of Eq. (14), then A x (R). A x is linear in x, so an accelerated point gets it by mixing
+    like the rest, and an evaluation needs one product with A instead of two. Residuals look at the first
+    2N + R values only (`measured`).
+
+    Eq. (15) with M A^T, and Eq. (16), do not need each other: with two lanes they run side by side.
+
+    Buffers are kept between calls, so an object serves one thread.
 
     Parameters
     ----------
@@ -24,6 +36,8 @@ class AdmmStep:
         Psi_RDN, Eq. (16).
     consistency : Consistency
         Psi_LC, Eq. (15).
+    lanes : Lanes, optional
+        Cores to use; one by default.
 
     Raises
     ------
@@ -31,7 +45,13 @@ class AdmmStep:
         If the grid has more than one slice: the networks are two-dimensional.
     """
 
-    def __init__(self, operators: Operators, prior: ImagePrior, consistency: Consistency) -> None:
+    def __init__(
+        self,
+        operators: Operators,
+        prior: ImagePrior,
+        consistency: Consistency,
+        lanes: Lanes | None = None,
+    ) -> None:
         nx, ny, nz = operators.grid.size
         if nz != 1:
             raise PairingError(
@@ -41,98 +61,173 @@ class AdmmStep:
         self._operators = operators
         self._prior = prior
         self._consistency = consistency
-        n_rows, n_voxels = operators.n_rows, operators.n_voxels
-        # Inputs of the networks. Places that no row selects are never written and stay zero.
-        self._image = np.zeros((1, 1, ny, nx), np.float32)
-        self._data = np.zeros((1, 2, *operators.layout.shape), np.float32)
-        self._measurement = np.zeros_like(self._data)
+        self._lanes = lanes or OneLane()
+        self._products = DenseProducts(operators)
+        self._image_shape = (1, ny, nx)
         self._mask = operators.layout.mask[None, None]
-        self._epsilon = np.zeros((1, 1, 1, 1), np.float32)
-        self._noise = np.zeros((1, 1, 1, 1), np.float32)
         index = operators.layout.index
         self._places = np.concatenate([index, index + operators.layout.mask.size])  # of the 2M real rows
-        self._rows = np.empty(n_rows, np.float32)
-        self._consistent = np.empty(n_rows, np.float32)
-        self._regularised = np.empty(n_voxels, np.float32)
-        self._weighted_adjoint = operators.weighted_adjoint
+        self._room = _Room(1, self._image_shape, operators.layout.shape)
+        self._n_frames = 0
+        self._use(1)
 
     @property
     def state_size(self) -> int:
-        """Length N + R + N of the state vector."""
-        return 2 * self._operators.n_voxels + self._operators.n_rows
+        """Length 2N + 2R of the state of one frame."""
+        return 2 * (self._operators.n_voxels + self._operators.n_rows)
 
-    def set_measurement(self, y: NDArray[np.floating], epsilon: float) -> None:
-        """Set the measurement for the steps to come.
+    @property
+    def measured(self) -> int:
+        """Length 2N + R of the part of a state that residuals look at: all but A x."""
+        return self.state_size - self._operators.n_rows
+
+    def begin(self, measurements: Sequence[NormalizedMeasurement], dual_start: float = 0.0) -> Float32Array:
+        """Set the measurements and return their first states (F, 2N + 2R).
+
+        A state starts at (x_LS, d0, 0) with d0 of `NormalizedMeasurement.data_dual(dual_start)`.
+
+        Raises
+        ------
+        PairingError
+            If the noise level of a measurement is not known.
+        """
+        self.set_measurements(
+            np.stack([measurement.y for measurement in measurements]),
+            np.array([noise_bound(measurement, self._operators) for measurement in measurements]),
+        )
+        duals = [measurement.data_dual(dual_start) for measurement in measurements] if dual_start else None
+        return self.states(
+            np.stack([measurement.start for measurement in measurements]),
+            None if duals is None else np.stack(duals),
+        )
+
+    def set_measurements(self, y: NDArray[np.floating], epsilon: NDArray[np.floating]) -> None:
+        """Set the measurements for the steps to come, and with them the number F of frames.
 
         Parameters
         ----------
-        y : ndarray of float, shape (R,)
+        y : ndarray of float, shape (F, R)
             Normalised real-stacked rows [Re; Im].
-        epsilon : float
+        epsilon : ndarray of float, shape (F,)
             Bound on ||z0 - y||, in the same units.
         """
-        self._scatter(y, self._measurement)
-        self._epsilon[...] = epsilon
-        self._noise[...] = epsilon / math.sqrt(self._operators.n_rows)
+        self._use(len(y))
+        self._measurement.reshape(len(y), -1)[:, self._places] = y
+        self._epsilon[:, 0, 0, 0] = epsilon
+        self._noise[:, 0, 0, 0] = epsilon / math.sqrt(self._operators.n_rows)
 
-    def start(
-        self, image: NDArray[np.floating], data_dual: NDArray[np.floating] | None = None
+    def keep(self, frames: Sequence[int]) -> None:
+        """Go on with these frames only: row i of the states to come is row frames[i] of those before."""
+        for array in (self._measurement, self._epsilon, self._noise):
+            array[: len(frames)] = array[list(frames)]
+        self._use(len(frames))
+
+    def states(
+        self,
+        images: NDArray[np.floating],
+        data_duals: NDArray[np.floating] | None = None,
+        image_duals: NDArray[np.floating] | None = None,
     ) -> Float32Array:
-        """Return the first state (N + R + N,): the image (N,), the data dual (R,) or zeros, and zeros."""
-        state = np.zeros(self.state_size, np.float32)
-        x, d0, _ = self._split(state)
-        x[...] = image
-        if data_dual is not None:
-            d0[...] = data_dual
-        return state
+        """Return states (F, 2N + 2R) of images (F, N), data duals (F, R) and image duals (F, N), or zeros."""
+        states = np.zeros((len(images), self.state_size), np.float32)
+        x, d0, d1, seen = self._split(states)
+        x[...] = images
+        if data_duals is not None:
+            d0[...] = data_duals
+        if image_duals is not None:
+            d1[...] = image_duals
+        self._products.rows_of(x, seen, 0, self._operators.n_rows)
+        return states
 
     def __call__(self, z: Float32Array, out: Float32Array) -> None:
-        """Write h_theta(z) into `out`; both are contiguous float32 of shape (N + R + N,)."""
-        a = self._operators
-        x, d0, d1 = self._split(z)
-        x_next, d0_next, d1_next = self._split(out)
+        """Write h_theta(z) into `out`; both are contiguous float32 of shape (F, 2N + 2R)."""
+        if len(z) != self._n_frames:
+            raise PairingError(
+                f"{len(z)} states were given for {self._n_frames} measurements; expected one each; call "
+                "set_measurements first"
+            )
+        x, d0, d1, seen = self._split(z)
+        x_next, d0_next, d1_next, seen_next = self._split(out)
 
-        np.dot(a.system_matrix, x, out=self._rows)
-        self._rows -= d0
-        z0 = self._consistent_data(self._rows)  # Eq. (15)
-        np.subtract(x, d1, out=self._image.reshape(-1))
-        z1 = self._regularised_image()  # Eq. (16)
+        def data_side() -> None:
+            _scatter_difference(seen, d0, self._places, self._flat_data)  # v = A x - d0
+            z0 = np.asarray(self._consistent(), np.float32)  # Eq. (15)
+            _add_gathered(d0, z0.reshape(len(z), -1), self._places, d0_next)
+            self._products.images_of_rows(d0_next, x_next)
+
+        def image_side() -> None:
+            np.subtract(x, d1, out=self._flat_images)
+            z1 = self._regularised()  # Eq. (16)
+            np.add(d1, z1.reshape(d1.shape), out=d1_next)
 
         # Eq. (17), whose last row prints A x_{k+1} for x_{k+1} (compare Eq. (9)). d0 + z0 and d1 + z1
         # appear in the image and in the duals, so they are formed once, in the place of the new duals.
-        np.add(d0, z0, out=d0_next)
-        np.add(d1, z1, out=d1_next)
-        np.dot(self._weighted_adjoint, d0_next, out=x_next)
-        np.dot(a.inverse, d1_next, out=self._regularised)
-        x_next += self._regularised
-        np.dot(a.system_matrix, x_next, out=self._rows)
-        d0_next -= self._rows
-        d1_next -= x_next
+        self._lanes.both(data_side, image_side)
+        self._products.add_images_of_images(d1_next, x_next)
+        n_rows = self._operators.n_rows
+        middle = n_rows // self._lanes.count
 
-    def _split(self, state: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
-        n_voxels, n_rows = self._operators.n_voxels, self._operators.n_rows
-        return state[:n_voxels], state[n_voxels : n_voxels + n_rows], state[n_voxels + n_rows :]
+        def upper_rows() -> None:
+            self._products.rows_of(x_next, seen_next, 0, middle)
+            d0_next[:, :middle] -= seen_next[:, :middle]
 
-    def _consistent_data(self, v: Float32Array) -> Float32Array:
-        self._scatter(v, self._data)
-        z0 = self._consistency(self._data, self._measurement, self._mask, self._epsilon)
-        _require_shape("consistency block", z0, self._data)
-        # mode="clip" writes straight into `out`; the layout's places are valid, so nothing is clipped.
-        np.take(np.asarray(z0, np.float32).reshape(-1), self._places, out=self._consistent, mode="clip")
-        return self._consistent
+        def lower_rows() -> None:
+            self._products.rows_of(x_next, seen_next, middle, n_rows)
+            d0_next[:, middle:] -= seen_next[:, middle:]
+            np.subtract(d1_next, x_next, out=d1_next)
 
-    def _regularised_image(self) -> NDArray[np.floating]:
-        z1 = self._prior(self._image, self._noise)
-        _require_shape("image prior", z1, self._image)
-        return z1.reshape(-1)
+        self._lanes.both(upper_rows, lower_rows)
 
-    def _scatter(self, rows: NDArray[np.floating], dense: Float32Array) -> None:
-        dense.reshape(-1)[self._places] = rows
+    def _split(self, states: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+        n, r = self._operators.n_voxels, self._operators.n_rows
+        return states[:, :n], states[:, n : n + r], states[:, n + r : 2 * n + r], states[:, 2 * n + r :]
 
-
-def _require_shape(name: str, found: NDArray[np.floating], expected: Float32Array) -> None:
-    if found.shape != expected.shape:
-        raise PairingError(
-            f"the {name} returned an array of shape {found.shape}; expected its input's shape "
-            f"{expected.shape}; use a bundle made for these operators"
+    def _use(self, n_frames: int) -> None:
+        """Work on so many frames; make room for them if there never were as many."""
+        if n_frames == self._n_frames:
+            return
+        if n_frames > len(self._room.epsilon):
+            self._room = _Room(n_frames, self._image_shape, self._operators.layout.shape)
+        self._n_frames = n_frames
+        room = self._room
+        self._images, self._data = room.images[:n_frames], room.data[:n_frames]
+        self._measurement = room.measurement[:n_frames]
+        self._epsilon, self._noise = room.epsilon[:n_frames], room.noise[:n_frames]
+        # The same memory, one row per frame.
+        self._flat_images = self._images.reshape(n_frames, -1)
+        self._flat_data = self._data.reshape(n_frames, -1)
+        self._regularised = bind("image prior", self._prior, self._images, self._noise)
+        self._consistent = bind(
+            "consistency block", self._consistency, self._data, self._measurement, self._mask, self._epsilon
         )
+
+
+class _Room:
+    """Inputs of the networks. Places that no row selects are never written and stay zero."""
+
+    def __init__(self, n_frames: int, image: tuple[int, int, int], layout: tuple[int, int]) -> None:
+        self.images = np.zeros((n_frames, *image), np.float32)
+        self.data = np.zeros((n_frames, 2, *layout), np.float32)
+        self.measurement = np.zeros_like(self.data)
+        self.epsilon = np.zeros((n_frames, 1, 1, 1), np.float32)
+        self.noise = np.zeros((n_frames, 1, 1, 1), np.float32)
+
+
+@kernel("void(float32[:, :], float32[:, :], int64[::1], float32[:, ::1])")
+def _scatter_difference(
+    rows: Float32Array, subtracted: Float32Array, places: NDArray[np.int64], dense: Float32Array
+) -> None:
+    """dense[:, places] = rows - subtracted."""
+    for frame in range(len(rows)):
+        for i in range(len(places)):
+            dense[frame, places[i]] = rows[frame, i] - subtracted[frame, i]
+
+
+@kernel("void(float32[:, :], float32[:, ::1], int64[::1], float32[:, :])")
+def _add_gathered(
+    rows: Float32Array, dense: Float32Array, places: NDArray[np.int64], out: Float32Array
+) -> None:
+    """Out = rows + dense[:, places]."""
+    for frame in range(len(rows)):
+        for i in range(len(places)):
+            out[frame, i] = rows[frame, i] + dense[frame, places[i]]

@@ -3,8 +3,22 @@
 D. G. Anderson, J. ACM 12 (1965) 547; H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011) 1715.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.compiled import kernel
+
+SMALLEST_PIVOT = 1e-15
+"""Relative to the mean squared residual: keeps the weights finite where rounding leaves nothing else."""
+
+BLOCK = 512
+"""Entries mixed at a time: their float64 sums stay in the first-level cache."""
+
+Vector = NDArray[Any]
+"""Contiguous float32 or float64, shape (n,)."""
 
 
 class AndersonHistory:
@@ -17,8 +31,8 @@ class AndersonHistory:
     and the next point is sum_i a_i (z_i + beta g_i). d is the mean squared norm of the residuals held, so
     scaling f and z by a constant changes nothing. With one pair the point is the plain z + beta g.
 
-    The history is kept in float64 whatever the state's type: weights of opposite sign cancel. All buffers are
-    allocated once; a solve touches no new memory beyond the `memory` x `memory` system.
+    Vectors are kept in the state's type; every sum over them is done in float64, because weights of opposite
+    sign cancel. All buffers are allocated once; nothing else is allocated afterwards.
 
     Parameters
     ----------
@@ -30,17 +44,30 @@ class AndersonHistory:
         Mixing weight; 1 is undamped.
     regularization : float
         lambda > 0.
+    dtype : dtype, optional
+        Of the state: float32 or float64.
+    measured : int, optional
+        Leading entries of the state that residuals and weights look at; by default all. The rest is mixed
+        with the same weights: a linear function of the state, carried along instead of computed again.
     """
 
-    def __init__(self, size: int, memory: int, beta: float, regularization: float) -> None:
-        self._beta = beta
+    def __init__(
+        self,
+        size: int,
+        memory: int,
+        beta: float,
+        regularization: float,
+        dtype: np.dtype[Any] | type[np.floating] = np.float64,
+        measured: int | None = None,
+    ) -> None:
+        self._damping = 1.0 - beta
         self._regularization = regularization
-        self._values = np.empty((memory, size))
-        self._residuals = np.empty((memory, size))
+        self._measured = size if measured is None else measured
+        self._values: NDArray[Any] = np.empty((memory, size), dtype)
+        self._residuals: NDArray[Any] = np.empty((memory, size), dtype)
         self._gram = np.empty((memory, memory))
-        self._row = np.empty(memory)
-        self._mixed = np.empty(size)
-        self._damping = np.empty(size)
+        self._factor = np.empty((memory, memory))
+        self._weights = np.empty(memory)
         self._count = 0
         self._next = 0
 
@@ -49,9 +76,9 @@ class AndersonHistory:
         return self._count
 
     @property
-    def newest(self) -> NDArray[np.float64]:
+    def newest(self) -> Vector:
         """The f(z) stored last, shape (n,); a view that the next `push` after a `clear` may overwrite."""
-        newest: NDArray[np.float64] = self._values[self._next - 1]
+        newest: Vector = self._values[self._next - 1]
         return newest
 
     def clear(self) -> None:
@@ -59,35 +86,145 @@ class AndersonHistory:
         self._count = 0
         self._next = 0
 
-    def push(self, value: NDArray[np.float64], residual: NDArray[np.float64]) -> None:
-        """Store one pair, both of shape (n,): f(z) and f(z) - z."""
+    def push(self, point: Vector, value: Vector) -> None:
+        """Store one pair, both contiguous of shape (n,) and of the history's type: z and f(z)."""
         memory = len(self._values)
         slot = self._next
-        self._values[slot] = value
-        self._residuals[slot] = residual
         self._next = (slot + 1) % memory
         self._count = min(self._count + 1, memory)
-        row = self._row[: self._count]
-        np.dot(self._residuals[: self._count], self._residuals[slot], out=row)
-        self._gram[slot, : self._count] = row
-        self._gram[: self._count, slot] = row
+        gram = self._gram[: self._count]
+        _store(point, value, self._measured, slot, self._values, self._residuals, gram)
 
     def weights(self) -> NDArray[np.float64]:
         """Return the weights a of the pairs held, in storage order; they sum to 1."""
-        gram = self._gram[: self._count, : self._count]
-        shift = self._regularization * np.trace(gram) / self._count
-        # Stationarity of the Lagrangian: (G G^T + shift I) a is a constant vector.
-        weights: NDArray[np.float64] = np.linalg.solve(gram + shift * np.eye(len(gram)), np.ones(len(gram)))
-        weights /= weights.sum()
-        return weights
+        found = self._weights[: self._count]
+        _solve_weights(self._gram, self._regularization, self._factor, found)
+        return found
 
-    def propose(self, out: NDArray[np.floating]) -> None:
-        """Write the next point into `out`, shape (n,), any float type. Needs at least one pair."""
-        weights = self.weights()
-        np.dot(weights, self._values[: self._count], out=self._mixed)
-        if self._beta != 1.0:
-            # z + beta g = f - (1 - beta) g
-            np.dot(weights, self._residuals[: self._count], out=self._damping)
-            self._damping *= 1.0 - self._beta
-            self._mixed -= self._damping
-        out[...] = self._mixed
+    def propose(self, out: Vector) -> None:
+        """Write the next point into `out`, contiguous of shape (n,) and of the history's type.
+
+        Needs at least one pair.
+        """
+        _mix(self.weights(), self._values, self._residuals, self._damping, out)
+
+
+def residual_norms(point: Vector, value: Vector, measured: int) -> tuple[float, float]:
+    """Return ||f(z) - z|| and ||f(z)|| over the first `measured` entries, summed in float64.
+
+    Parameters
+    ----------
+    point, value : ndarray of float32 or float64, shape (n,)
+        z and f(z), contiguous and of one type.
+    measured : int
+        Entries that count.
+    """
+    residual, size = _squared_norms(point, value, measured)
+    return math.sqrt(residual), math.sqrt(size)
+
+
+@kernel(
+    "UniTuple(float64, 2)(float32[::1], float32[::1], int64)",
+    "UniTuple(float64, 2)(float64[::1], float64[::1], int64)",
+)
+def _squared_norms(point: Vector, value: Vector, measured: int) -> tuple[float, float]:
+    residual, size = 0.0, 0.0
+    for i in range(measured):
+        exact = np.float64(value[i])
+        difference = exact - np.float64(point[i])
+        residual += difference * difference
+        size += exact * exact
+    return residual, size
+
+
+@kernel(
+    "void(float32[::1], float32[::1], int64, int64, float32[:, ::1], float32[:, ::1], float64[:, ::1])",
+    "void(float64[::1], float64[::1], int64, int64, float64[:, ::1], float64[:, ::1], float64[:, ::1])",
+)
+def _store(
+    point: Vector,
+    value: Vector,
+    measured: int,
+    slot: int,
+    values: NDArray[Any],
+    residuals: NDArray[Any],
+    gram: NDArray[np.float64],
+) -> None:
+    residual = residuals[slot]
+    for i in range(len(value)):
+        values[slot, i] = value[i]
+        residual[i] = value[i] - point[i]
+    for k in range(len(gram)):  # one row per pair held
+        other, overlap = residuals[k], 0.0
+        for i in range(measured):
+            overlap += np.float64(other[i]) * np.float64(residual[i])
+        gram[slot, k] = overlap
+        gram[k, slot] = overlap
+
+
+@kernel("void(float64[:, ::1], float64, float64[:, ::1], float64[::1])")
+def _solve_weights(
+    gram: NDArray[np.float64],
+    regularization: float,
+    factor: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    # Stationarity of the Lagrangian: (G G^T + shift I) a is a constant vector. Cholesky, as G G^T + shift I
+    # is positive definite; at most a handful of rows.
+    count = len(weights)
+    mean = 0.0
+    for i in range(count):
+        mean += gram[i, i] / count
+    for i in range(count):
+        for j in range(i + 1):
+            entry = gram[i, j]
+            for k in range(j):
+                entry -= factor[i, k] * factor[j, k]
+            if i == j:
+                entry += regularization * mean
+                factor[i, i] = math.sqrt(max(entry, SMALLEST_PIVOT * mean))
+            else:
+                factor[i, j] = entry / factor[j, j]
+    for i in range(count):
+        entry = 1.0
+        for k in range(i):
+            entry -= factor[i, k] * weights[k]
+        weights[i] = entry / factor[i, i]
+    total = 0.0
+    for i in range(count - 1, -1, -1):
+        entry = weights[i]
+        for k in range(i + 1, count):
+            entry -= factor[k, i] * weights[k]
+        weights[i] = entry / factor[i, i]
+        total += weights[i]
+    for i in range(count):
+        weights[i] /= total
+
+
+@kernel(
+    "void(float64[::1], float32[:, ::1], float32[:, ::1], float64, float32[::1])",
+    "void(float64[::1], float64[:, ::1], float64[:, ::1], float64, float64[::1])",
+)
+def _mix(
+    weights: NDArray[np.float64],
+    values: NDArray[Any],
+    residuals: NDArray[Any],
+    damping: float,
+    out: Vector,
+) -> None:
+    block = np.empty(BLOCK)
+    for first in range(0, len(out), BLOCK):
+        length = min(BLOCK, len(out) - first)
+        for i in range(length):
+            block[i] = 0.0
+        for k in range(len(weights)):
+            weight, row = weights[k], values[k, first : first + length]
+            for i in range(length):
+                block[i] += weight * np.float64(row[i])
+            if damping != 0.0:  # z + beta g = f - (1 - beta) g
+                row = residuals[k, first : first + length]
+                for i in range(length):
+                    block[i] -= weight * damping * np.float64(row[i])
+        mixed = out[first : first + length]
+        for i in range(length):
+            mixed[i] = block[i]

@@ -14,8 +14,8 @@ NaN and infinity keep their meaning: a kernel that is given one returns one, and
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
-def kernel(signature: str) -> Callable[[Kernel], Kernel]:
-    """Compile a function for one signature, when its module is imported.
+def kernel(*signatures: str) -> Callable[[Kernel], Kernel]:
+    """Compile a function for some signatures, when its module is imported.
 
     The machine code is kept in numba's cache: beside the module, or in the user's cache folder if that place
     is read-only. Where neither can be written the function is compiled anew in every process, which costs
@@ -23,7 +23,7 @@ def kernel(signature: str) -> Callable[[Kernel], Kernel]:
 
     Parameters
     ----------
-    signature : str
+    *signatures : str
         In numba's notation, with contiguous arrays declared as such: "void(float32[:, ::1], int64[::1])".
 
     Returns
@@ -34,13 +34,15 @@ def kernel(signature: str) -> Callable[[Kernel], Kernel]:
 
     def compile_kernel(function: Kernel) -> Kernel:
         try:
-            return _compile(function, signature, cache=True)
+            return _compile(function, signatures, cache=True)
         except (RuntimeError, OSError):  # numba found no place for its cache, or could not write there
-            return _compile(function, signature, cache=False)
+            return _compile(function, signatures, cache=False)
 
     return compile_kernel
 
 
-def _compile(function: Kernel, signature: str, *, cache: bool) -> Kernel:
-    decorator = numba.njit(signature, cache=cache, fastmath=set(FASTMATH), error_model="numpy", nogil=True)
+def _compile(function: Kernel, signatures: tuple[str, ...], *, cache: bool) -> Kernel:
+    decorator = numba.njit(
+        list(signatures), cache=cache, fastmath=set(FASTMATH), error_model="numpy", nogil=True
+    )
     return cast("Kernel", decorator(function))

@@ -1,14 +1,14 @@
 """Solve z = f(z) by safeguarded Anderson iteration, one vector at a time."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.anderson import AndersonHistory
+from engine.anderson import AndersonHistory, residual_norms
 from engine.errors import ConfigError, NonFiniteError
 from engine.solution import Result, Solution, SolveStats
 
@@ -20,6 +20,18 @@ TINY_NORM = 1e-12
 
 Step = Callable[[NDArray[Any], NDArray[Any]], None]
 """`step(z, out)` writes f(z) into `out` and leaves z alone; both have shape (n,) and the state's dtype."""
+
+
+class FramesStep(Protocol):
+    """The map of several frames at once."""
+
+    def __call__(self, z: NDArray[Any], out: NDArray[Any], /) -> None:
+        """Write f(z) of every frame into `out`; both are contiguous, (F, n), and of the state's dtype."""
+        ...
+
+    def keep(self, frames: Sequence[int], /) -> None:
+        """Go on with these frames only: row i of the states to come is row frames[i] of those before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,20 +84,149 @@ class FixedPointConfig:
         return asdict(self)
 
 
-def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPointConfig) -> Solution:
-    """Find z = f(z) for one vector.
+class FixedPointSolver:
+    """Find z = f(z) for one vector, or for those of many frames, each until its own tolerance is met.
 
-    The first point is `start`. An accelerated (or over-relaxed) point whose relative residual exceeds
-    `GROWTH_LIMIT` times the best so far is rejected: the iteration resumes from f(best) with an empty
-    history. If it already resumed from that same point, it takes a plain step from the last accepted point
-    instead, because the map is deterministic and would only repeat itself. The value returned is f(z) at the
-    smallest residual seen, whether or not that met the tolerance.
+    An accelerated (or over-relaxed) point whose relative residual exceeds `GROWTH_LIMIT` times the best so
+    far is rejected: the iteration resumes from f(best) with an empty history. If it already resumed from that
+    same point, it takes a plain step from the last accepted point instead, because the map is deterministic
+    and would only repeat itself. The value returned is f(z) at the smallest residual seen, whether or not
+    that met the tolerance.
+
+    Buffers stay from one solve to the next, so an object serves one thread.
+
+    Parameters
+    ----------
+    config : FixedPointConfig
+        History, damping and stopping rule.
+    measured : int, optional
+        Leading entries of the state that residuals and weights look at; by default all. Those behind must be
+        a linear function of them (`AndersonHistory`).
+    """
+
+    def __init__(self, config: FixedPointConfig, measured: int | None = None) -> None:
+        self._config = config
+        self._measured = measured
+        self._tracks: list[_Track] = []
+        self._points: NDArray[Any] = np.empty((0, 0))
+        self._values: NDArray[Any] = np.empty((0, 0))
+
+    def solve(self, step: FramesStep, starts: NDArray[np.floating]) -> list[Solution]:
+        """Iterate until every frame has met the tolerance or the limit; frames that have leave the work.
+
+        Parameters
+        ----------
+        step : FramesStep
+            The map. The arrays are reused; the step must not keep them.
+        starts : ndarray of float32 or float64, shape (F, n)
+            First points; not changed. Their dtype is the dtype of the iteration.
+
+        Returns
+        -------
+        list of Solution
+            For each frame the best value (n,), CONVERGED or MAX_ITERATIONS, and one relative residual per
+            evaluation of f.
+
+        Raises
+        ------
+        NonFiniteError
+            If f returns NaN or infinity.
+        """
+        self._prepare(starts)
+        self._points[...] = starts
+        active = list(range(len(starts)))  # row i of the points belongs to frame active[i]
+        while active:
+            points, values = self._points[: len(active)], self._values[: len(active)]
+            step(points, values)
+            open_rows = [
+                row
+                for row, frame in enumerate(active)
+                if not self._tracks[frame].advance(points[row], values[row])
+            ]
+            if len(open_rows) < len(active):
+                active = [active[row] for row in open_rows]
+                if active:
+                    points[: len(active)] = points[open_rows]
+                    step.keep(open_rows)
+        return [self._tracks[frame].solution() for frame in range(len(starts))]
+
+    def _prepare(self, starts: NDArray[np.floating]) -> None:
+        n_frames, size = starts.shape
+        if self._points.shape[1] != size or self._points.dtype != starts.dtype:
+            self._tracks.clear()
+        if len(self._points) < n_frames or not self._tracks:
+            self._points = np.empty((n_frames, size), starts.dtype)
+            self._values = np.empty_like(self._points)
+        measured = size if self._measured is None else self._measured
+        while len(self._tracks) < n_frames:
+            self._tracks.append(_Track(self._config, size, starts.dtype, measured))
+        for track in self._tracks[:n_frames]:
+            track.reset()
+
+
+class _Track:
+    """The iteration of one frame: its history, its best value and its account."""
+
+    def __init__(self, config: FixedPointConfig, size: int, dtype: np.dtype[Any], measured: int) -> None:
+        self._config = config
+        self._measured = measured
+        self._history = AndersonHistory(
+            size, max(1, config.memory), config.beta, config.regularization, dtype, measured
+        )
+        self._best_value = np.empty(size, dtype)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the frame before."""
+        self._history.clear()
+        self._best = self._resumed_at = math.inf
+        self._restarts = 0
+        self._residuals: list[float] = []
+        self._is_bold = False
+
+    def advance(self, point: NDArray[Any], value: NDArray[Any]) -> bool:
+        """Take note of f(point) = value; return True at the end, else write the next point into `point`."""
+        config, history = self._config, self._history
+        difference, size = residual_norms(point, value, self._measured)
+        residual = difference / (size + TINY_NORM)
+        if not math.isfinite(residual):
+            raise NonFiniteError(
+                f"evaluation {len(self._residuals) + 1} of the fixed-point map gave NaN or infinity; "
+                "expected finite values; check the measurement, the operators and the networks"
+            )
+        self._residuals.append(residual)
+        is_rejected = self._is_bold and residual > GROWTH_LIMIT * self._best
+        if residual < self._best:
+            self._best = residual
+            self._best_value[...] = value
+        if residual <= config.tolerance or len(self._residuals) >= config.max_iterations:
+            return True
+        if is_rejected:
+            self._restarts += 1
+            point[...] = history.newest if self._best == self._resumed_at else self._best_value
+            self._resumed_at = self._best
+            history.clear()
+        else:
+            history.push(point, value)
+            history.propose(point)
+        self._is_bold = not is_rejected and (len(history) > 1 or config.beta > 1.0)
+        return False
+
+    def solution(self) -> Solution:
+        """Return the best value and the account."""
+        result = Result.CONVERGED if self._best <= self._config.tolerance else Result.MAX_ITERATIONS
+        stats = SolveStats(len(self._residuals), tuple(self._residuals), self._restarts)
+        return Solution(self._best_value.copy(), result, stats)
+
+
+def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPointConfig) -> Solution:
+    """Find z = f(z) for one vector, as `FixedPointSolver` does.
 
     Parameters
     ----------
     step : callable
         `step(z, out)` writes f(z) into `out`. The arrays are reused; the step must not keep them.
-    start : ndarray of float, shape (n,)
+    start : ndarray of float32 or float64, shape (n,)
         First point; it is not changed, and its dtype is the dtype of the iteration.
     config : FixedPointConfig
         History, damping and stopping rule.
@@ -100,44 +241,20 @@ def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPoin
     NonFiniteError
         If f returns NaN or infinity.
     """
-    point = np.array(start, order="C")
-    value, best_value = np.empty_like(point), np.empty_like(point)
-    exact, difference = np.empty(point.shape), np.empty(point.shape)  # float64, for the norms
-    history = AndersonHistory(point.size, max(1, config.memory), config.beta, config.regularization)
-    best, resumed_at, restarts, residuals = math.inf, math.inf, 0, list[float]()
-    bold = False
-    for evaluation in range(1, config.max_iterations + 1):
-        step(point, value)
-        exact[...] = value
-        np.subtract(exact, point, out=difference)
-        residual = _norm(difference) / (_norm(exact) + TINY_NORM)
-        if not math.isfinite(residual):
-            raise NonFiniteError(
-                f"evaluation {evaluation} of the fixed-point map gave NaN or infinity; "
-                "expected finite values; check the measurement, the operators and the networks"
-            )
-        residuals.append(residual)
-        rejected = bold and residual > GROWTH_LIMIT * best
-        if residual < best:
-            best = residual
-            best_value[...] = value
-        if residual <= config.tolerance:
-            break
-        if rejected:
-            restarts += 1
-            point[...] = history.newest if best == resumed_at else best_value
-            resumed_at = best
-            history.clear()
-        else:
-            history.push(exact, difference)
-            history.propose(out=point)
-        bold = not rejected and (len(history) > 1 or config.beta > 1.0)
-    result = Result.CONVERGED if best <= config.tolerance else Result.MAX_ITERATIONS
-    return Solution(best_value, result, SolveStats(len(residuals), tuple(residuals), restarts))
+    return FixedPointSolver(config).solve(_SingleFrame(step), np.asarray(start)[None])[0]
 
 
-def _norm(vector: NDArray[np.float64]) -> float:
-    return math.sqrt(np.dot(vector, vector))
+class _SingleFrame:
+    """The map of one vector as one of frames."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __call__(self, z: NDArray[Any], out: NDArray[Any]) -> None:
+        self._step(z[0], out[0])
+
+    def keep(self, _frames: Sequence[int]) -> None:
+        """Nothing to leave out: a solve of one frame ends with it."""
 
 
 def _require_integer(name: str, value: object, minimum: int) -> None:

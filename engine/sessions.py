@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from engine.bound_blocks import BoundBlock
 from engine.bundle import Bundle
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.manifest import Shape
@@ -70,6 +72,7 @@ class OnnxSession:
         _check_tensors("output", self._session.get_outputs(), outputs)
         self._inputs = dict(inputs)
         self._outputs = list(outputs)
+        self._output_axes = next(iter(outputs.values()))
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
         """Run the network on named arrays and return its first output.
@@ -86,6 +89,50 @@ class OnnxSession:
                 _check_axes(name, array.shape, self._inputs[name])
             raise
         return output
+
+    def bind(self, **inputs: Float32Array) -> BoundBlock:
+        """Return a call of the network on arrays that stay where they are, into one output array.
+
+        Nothing is copied or allocated by the call; it reads what the arrays hold then. What it returns is
+        overwritten by the next call.
+
+        Parameters
+        ----------
+        **inputs : ndarray of float32
+            C-contiguous, kept as long as the call is.
+
+        Raises
+        ------
+        PairingError
+            If an array has other axes than the network.
+        """
+        axes: dict[str, int] = {}
+        for name, array in inputs.items():
+            _check_axes(name, array.shape, self._inputs[name])
+            axes |= {
+                axis: length
+                for length, axis in zip(array.shape, self._inputs[name], strict=True)
+                if isinstance(axis, str)
+            }
+        (result,) = self._outputs
+        shape = [axes[axis] if isinstance(axis, str) else axis for axis in self._output_axes]
+        output = np.zeros(shape, np.float32)
+        from onnxruntime import OrtValue
+
+        # The runtime reads and writes the arrays' own memory.
+        bound = {name: OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        bound[result] = OrtValue.ortvalue_from_numpy(output)
+        binding = self._session.io_binding()
+        for name in inputs:
+            binding.bind_ortvalue_input(name, bound[name])
+        binding.bind_ortvalue_output(result, bound[result])
+
+        def run() -> NDArray[Any]:
+            self._session.run_with_iobinding(binding)
+            return output
+
+        run.arrays = (inputs, bound)  # type: ignore[attr-defined] # as long as the binding points to them
+        return run
 
 
 class OnnxPrior:
@@ -110,6 +157,10 @@ class OnnxPrior:
     def __call__(self, v: Float32Array, noise: Float32Array, /) -> NDArray[Any]:
         """Regularise images (B, 1, Ny, Nx); a network without noise level ignores `noise` (B, 1, 1, 1)."""
         return self._session(v=v, noise=noise) if self._takes_noise else self._session(v=v)
+
+    def bind(self, v: Float32Array, noise: Float32Array, /) -> BoundBlock:
+        """Return the call of these arrays, which may change their content but not their place."""
+        return self._session.bind(v=v, noise=noise) if self._takes_noise else self._session.bind(v=v)
 
 
 class OnnxConsistency:
@@ -141,6 +192,12 @@ class OnnxConsistency:
     ) -> NDArray[Any]:
         """Make data (B, 2, n_lines, n_bins) consistent with the measurement."""
         return self._session(v=v, y=y, mask=mask, epsilon=epsilon)
+
+    def bind(
+        self, v: Float32Array, y: Float32Array, mask: Float32Array, epsilon: Float32Array, /
+    ) -> BoundBlock:
+        """Return the call of these arrays, which may change their content but not their place."""
+        return self._session.bind(v=v, y=y, mask=mask, epsilon=epsilon)
 
 
 def _open_network(

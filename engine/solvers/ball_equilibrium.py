@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import ImagePrior
@@ -51,6 +50,7 @@ class BallEquilibrium:
         self.operators = operators
         self.config = config or FixedPointConfig()
         self._step = BallStep(operators, prior)
+        self._iteration = FixedPointSolver(self.config)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -59,12 +59,7 @@ class BallEquilibrium:
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Find the fixed point of every measurement; errors as `Equilibrium.solve`."""
-        return [self._solve(measurement) for measurement in measurements]
-
-    def _solve(self, measurement: NormalizedMeasurement) -> Solution:
-        (start,) = self._step.begin([measurement], self._dual_start)
-        solution = solve_fixed_point(self._single, start, self.config)
-        return replace(solution, value=np.maximum(solution.value[: self.operators.n_voxels], 0))
-
-    def _single(self, z: NDArray[Any], out: NDArray[Any]) -> None:
-        self._step(z[None], out[None])
+        starts = self._step.begin(measurements, self._dual_start)
+        solutions = self._iteration.solve(self._step, starts)
+        n_voxels = self.operators.n_voxels
+        return [replace(found, value=np.maximum(found.value[:n_voxels], 0)) for found in solutions]

@@ -109,6 +109,11 @@ class BallStep:
         self._epsilon[...] = epsilon
         self._noise[:, 0, 0, 0] = epsilon / math.sqrt(self._operators.n_rows)
 
+    def keep(self, frames: Sequence[int]) -> None:
+        """Go on with these frames only: row i of the states to come is row frames[i] of those before."""
+        rows = list(frames)
+        self.set_measurements(self._y[rows, :-1], self._y[rows, -1], self._epsilon[rows])
+
     def start(self, images: NDArray[np.floating]) -> Float32Array:
         """Return the first states (F, 3N + 1): the images (F, N) with zero duals."""
         state = np.zeros((len(images), self.state_size), np.float32)

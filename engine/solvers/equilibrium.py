@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from engine.admm_step import AdmmStep
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.lanes import Lanes
+from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior
 from engine.solution import Solution
@@ -18,8 +19,9 @@ class Equilibrium:
     """The fixed point of h_theta (Eqs. 14-17) for the measurement at hand.
 
     The state starts at (x_LS, d0, 0) with the data dual of `NormalizedMeasurement.data_dual`; the image is
-    max(x, 0) of the best iterate. Frames are solved one after
-    the other. Buffers are reused between them, so an object serves one thread.
+    max(x, 0) of the best iterate. Frames that are solved together share the products and the calls of the
+    networks, and leave the work one by one as they converge. Buffers are reused, so an object serves one
+    thread.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ class Equilibrium:
         Solver settings.
     dual_start : float, optional
         Size of the first data dual.
+    lanes : Lanes, optional
+        Cores to use; one by default.
 
     Raises
     ------
@@ -49,11 +53,13 @@ class Equilibrium:
         consistency: Consistency,
         config: FixedPointConfig | None = None,
         dual_start: float = 0.0,
+        lanes: Lanes | None = None,
     ) -> None:
         self._dual_start = dual_start
         self.operators = operators
         self.config = config or FixedPointConfig()
-        self._step = AdmmStep(operators, prior, consistency)
+        self._step = AdmmStep(operators, prior, consistency, lanes)
+        self._iteration = FixedPointSolver(self.config, self._step.measured)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -70,12 +76,7 @@ class Equilibrium:
         NonFiniteError
             If a network produces NaN or infinity.
         """
-        return [self._solve(measurement) for measurement in measurements]
-
-    def _solve(self, measurement: NormalizedMeasurement) -> Solution:
-        self._step.set_measurement(measurement.y, noise_bound(measurement, self.operators))
-        dual = measurement.data_dual(self._dual_start) if self._dual_start else None
-        start = self._step.start(measurement.start, dual)
-        solution = solve_fixed_point(self._step, start, self.config)
-        image = np.maximum(solution.value[: self.operators.n_voxels], 0)
-        return replace(solution, value=image)
+        starts = self._step.begin(measurements, self._dual_start)
+        solutions = self._iteration.solve(self._step, starts)
+        n_voxels = self.operators.n_voxels
+        return [replace(found, value=np.maximum(found.value[:n_voxels], 0)) for found in solutions]

@@ -110,11 +110,10 @@ def test_one_solve_holds_the_images_of_all_shorter_ones(memory: int) -> None:
     start = np.zeros(6, np.float32)
 
     def step(z: np.ndarray, out: np.ndarray) -> None:
-        np.dot(matrix, z, out=out)
-        out += shift
+        out[...] = z @ matrix.T + shift
 
     config = FixedPointConfig(memory=memory, tolerance=0.0, max_iterations=9)
-    images, residuals = follow(step, start, 4, config)
+    images, residuals = follow(step, start[None], 4, config)
     z = start
     for limit in range(1, 10):
         z = matrix @ z + shift

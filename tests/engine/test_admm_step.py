@@ -8,6 +8,7 @@ import pytest
 from engine.admm_step import AdmmStep
 from engine.calibration import make_operators
 from engine.errors import PairingError
+from engine.lanes import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.operators import Operators, RowLayout
 
@@ -70,29 +71,66 @@ def close(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_step_is_the_least_squares_solution_of_the_stacked_system(operators: Operators) -> None:
+def random_states(step: AdmmStep, operators: Operators, n_frames: int, rng: np.random.Generator):
+    """Return states that hold A x of their own images."""
+    n_voxels, n_rows = operators.n_voxels, operators.n_rows
+    shapes = ((n_frames, n_voxels), (n_frames, n_rows), (n_frames, n_voxels))
+    return step.states(*(rng.standard_normal(shape) for shape in shapes))
+
+
+def lanes_of(count: int) -> Lanes:
+    return OneLane() if count == 1 else TwoLanes()
+
+
+@pytest.mark.parametrize("n_lanes", [1, 2])
+def test_step_is_the_least_squares_solution_of_the_stacked_system(operators: Operators, n_lanes: int) -> None:
     rng = np.random.default_rng(5)
-    step = AdmmStep(operators, curved_prior, curved_consistency)
-    z = rng.standard_normal(step.state_size).astype(np.float32)
-    out = np.full_like(z, np.nan)
-    # Twice with different measurements: nothing of the first may stay in the buffers.
-    for epsilon in (0.3, 0.6):
-        y = rng.standard_normal(operators.n_rows)
-        step.set_measurement(y, epsilon)
-        before = z.copy()
+    step = AdmmStep(operators, curved_prior, curved_consistency, lanes_of(n_lanes))
+    # Several times with different measurements: nothing of the ones before may stay in the buffers.
+    for n_frames in (1, 3, 2):
+        y, epsilon = rng.standard_normal((n_frames, operators.n_rows)), rng.uniform(0.3, 0.6, n_frames)
+        step.set_measurements(y, epsilon)
+        z = random_states(step, operators, n_frames, rng)
+        before, out = z.copy(), np.full_like(z, np.nan)
         step(z, out)
         np.testing.assert_array_equal(z, before)
-        close(out, written_out(operators, z, y, epsilon), STEP_TOLERANCE)
+        for frame in range(n_frames):
+            exact = written_out(operators, z[frame, : step.measured], y[frame], epsilon[frame])
+            close(out[frame, : step.measured], exact, STEP_TOLERANCE)
+            seen = operators.system_matrix.astype(np.float64) @ exact[: operators.n_voxels]
+            close(out[frame, step.measured :], seen, STEP_TOLERANCE)
+
+
+def test_frames_that_are_kept_go_on_as_before(operators: Operators) -> None:
+    rng = np.random.default_rng(8)
+    step = AdmmStep(operators, curved_prior, curved_consistency)
+    step.set_measurements(rng.standard_normal((4, operators.n_rows)), np.linspace(0.2, 0.5, 4))
+    z = random_states(step, operators, 4, rng)
+    together = np.empty_like(z)
+    step(z, together)
+    kept = [1, 3]
+    step.keep(kept)
+    alone = np.empty((2, step.state_size), np.float32)
+    step(np.ascontiguousarray(z[kept]), alone)
+    np.testing.assert_allclose(alone, together[kept], rtol=0, atol=STEP_TOLERANCE * np.abs(together).max())
+
+
+def test_as_many_states_as_measurements(operators: Operators) -> None:
+    step = AdmmStep(operators, curved_prior, curved_consistency)
+    z = step.states(np.zeros((2, operators.n_voxels)))
+    with pytest.raises(PairingError, match="2 states were given for 1 "):
+        step(z, np.empty_like(z))
 
 
 def test_start_has_zero_duals(operators: Operators) -> None:
     step = AdmmStep(operators, curved_prior, curved_consistency)
     image = np.arange(operators.n_voxels)
-    state = step.start(image)
-    assert state.shape == (2 * operators.n_voxels + operators.n_rows,)
+    (state,) = step.states(image[None])
+    assert state.shape == (2 * operators.n_voxels + 2 * operators.n_rows,)
     assert state.dtype == np.float32
     np.testing.assert_array_equal(state[: operators.n_voxels], image)
-    assert not state[operators.n_voxels :].any()
+    assert not state[operators.n_voxels : step.measured].any()
+    close(state[step.measured :], operators.system_matrix.astype(np.float64) @ image, STEP_TOLERANCE)
 
 
 def test_networks_see_the_documented_arrays(operators: Operators) -> None:
@@ -111,8 +149,8 @@ def test_networks_see_the_documented_arrays(operators: Operators) -> None:
     y = rng.standard_normal(operators.n_rows).astype(np.float32)
     image = np.arange(35, dtype=np.float32)
     step = AdmmStep(operators, prior, consistency)
-    step.set_measurement(y, 0.25)
-    z = step.start(image)
+    step.set_measurements(y[None], np.array([0.25]))
+    z = step.states(image[None])
     step(z, np.empty_like(z))
     assert seen["image"].shape == (1, 1, 5, 7)
     np.testing.assert_array_equal(seen["image"][0, 0, 0], np.arange(7))
@@ -135,7 +173,7 @@ def test_more_than_one_slice_is_refused(make_system_matrix) -> None:
 
 def test_a_block_that_changes_the_shape_is_refused(operators: Operators) -> None:
     step = AdmmStep(operators, lambda v, _noise: v[0], curved_consistency)
-    z = np.zeros(step.state_size, np.float32)
+    z = np.zeros((1, step.state_size), np.float32)
     with pytest.raises(PairingError, match="image prior returned"):
         step(z, np.empty_like(z))
 
@@ -185,10 +223,10 @@ def test_step_reproduces_the_authors_code(iconlab: Path) -> None:
             return operators.layout.scatter(z0)[None]
 
         step = AdmmStep(operators, prior, consistency)
-        z = step.start(x)
+        z = step.states(x[None])
         out = np.empty_like(z)
         step(z, out)
-        image, data_dual, image_dual = np.split(out, [338, 338 + 5486])
+        image, data_dual, image_dual, _ = np.split(out[0], [338, 338 + 5486, 676 + 5486])
         # The authors order the state as image, image dual, data dual.
         theirs, their_image_dual, their_data_dual = np.split(expected, [338, 676])
         np.testing.assert_allclose(image, theirs, rtol=0, atol=AUTHORS_TOLERANCE)

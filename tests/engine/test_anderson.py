@@ -21,7 +21,8 @@ def filled(
     """Give a history with the values f = (i + 1) * residual_i, so that rows can be told apart."""
     history = AndersonHistory(residuals.shape[1], memory, beta, regularization)
     for index, residual in enumerate(residuals):
-        history.push((index + 1) * residual, residual)
+        value = (index + 1) * residual
+        history.push(value - residual, value)
     return history
 
 
@@ -68,10 +69,10 @@ def test_the_oldest_pair_is_overwritten() -> None:
 def test_one_pair_gives_a_damped_plain_step(beta: float) -> None:
     z, f = np.array([1.0, -2.0, 3.0]), np.array([2.0, 0.5, 3.5])
     history = AndersonHistory(3, 5, beta, 1e-4)
-    history.push(f, f - z)
-    point = np.empty(3, np.float32)
+    history.push(z, f)
+    point = np.empty(3)
     history.propose(point)
-    np.testing.assert_array_equal(point, (z + beta * (f - z)).astype(np.float32))
+    np.testing.assert_array_equal(point, z + beta * (f - z))
 
 
 @pytest.mark.parametrize("beta", [0.7, 1.5])
@@ -80,7 +81,7 @@ def test_mixing_uses_points_and_residuals(beta: float) -> None:
     points, residuals = rng.standard_normal((3, 8)), well_conditioned(rng, rows=3, size=8)
     history = AndersonHistory(8, 3, beta, 1e-4)
     for z, g in zip(points, residuals, strict=True):
-        history.push(z + g, g)
+        history.push(z, z + g)
     proposal = np.empty(8)
     history.propose(proposal)
     expected = history.weights() @ (points + beta * residuals)
@@ -107,7 +108,7 @@ def test_clear_forgets_everything() -> None:
     history = filled(np.eye(3), 3, 1e-4)
     history.clear()
     assert len(history) == 0
-    history.push(np.array([5.0, 6.0, 7.0]), np.ones(3))
+    history.push(np.array([4.0, 5.0, 6.0]), np.array([5.0, 6.0, 7.0]))
     point = np.empty(3)
     history.propose(point)
     np.testing.assert_array_equal(point, [5.0, 6.0, 7.0])

@@ -1,14 +1,16 @@
 """The solver on maps whose fixed points are known in closed form."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError, NonFiniteError
-from engine.fixed_point import GROWTH_LIMIT, FixedPointConfig, Step, solve_fixed_point
+from engine.fixed_point import GROWTH_LIMIT, FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
 from engine.solution import Result
 
 Array = NDArray[np.floating]
@@ -209,3 +211,55 @@ def test_unknown_settings_are_refused_and_known_ones_survive() -> None:
         FixedPointConfig.from_dict({"stop_mode": "rel"})
     config = FixedPointConfig(memory=3, tolerance=1e-6)
     assert FixedPointConfig.from_dict(config.to_dict()) == config
+
+
+class Contractions:
+    """Affine contractions of different strength, one per frame; keeps account of who was evaluated."""
+
+    def __init__(self, rates: Array) -> None:
+        self._rates = rates
+        self._frames = list(range(len(rates)))
+        self.evaluated: list[list[int]] = []
+
+    def __call__(self, z: Array, out: Array) -> None:
+        self.evaluated.append(list(self._frames))
+        out[...] = self._rates[self._frames] * np.tanh(z) + 1.0
+
+    def keep(self, frames: Sequence[int]) -> None:
+        self._frames = [self._frames[row] for row in frames]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**16), n_frames=st.integers(1, 6), memory=st.integers(0, 4))
+def test_frames_solved_together_are_solved_as_alone_and_leave_when_they_are_done(seed, n_frames, memory):
+    rng = np.random.default_rng(seed)
+    rates, starts = rng.uniform(-0.9, 0.9, (n_frames, 5)), rng.standard_normal((n_frames, 5))
+    config = FixedPointConfig(memory=memory, tolerance=1e-9, max_iterations=40)
+    solver = FixedPointSolver(config)
+    step = Contractions(rates)
+    together = solver.solve(step, starts)
+    for frame in range(n_frames):
+        (alone,) = solver.solve(Contractions(rates[[frame]]), starts[[frame]])
+        np.testing.assert_array_equal(together[frame].value, alone.value)
+        assert together[frame].stats == alone.stats
+        assert sum(frame in frames for frames in step.evaluated) == alone.stats.iterations
+
+
+def test_entries_behind_the_measured_ones_are_carried_along() -> None:
+    """A linear function of the state stays that function of it, and changes neither weights nor residuals."""
+    function, exact = affine_contraction(0.9)
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal((7, 30))
+
+    def step(z: Array, out: Array) -> None:
+        np.testing.assert_allclose(z[0, 30:], matrix @ z[0, :30], rtol=0, atol=1e-9)
+        out[0, :30] = function(z[0, :30])
+        out[0, 30:] = matrix @ out[0, :30]
+
+    start = np.concatenate([np.ones(30), matrix @ np.ones(30)])
+    for beta in (1.0, 0.7):
+        config = FixedPointConfig(beta=beta, tolerance=1e-10, max_iterations=200)
+        (carried,) = FixedPointSolver(config, 30).solve(step, start[None])
+        plain = solve_fixed_point(as_step(function), np.ones(30), config)
+        assert carried.stats.residuals[:10] == pytest.approx(plain.stats.residuals[:10], rel=1e-6)
+        np.testing.assert_allclose(carried.value[:30], exact, rtol=0, atol=1e-8)

@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.operators import Acquisition, Operators, RowLayout
@@ -201,14 +201,16 @@ def maps(request, published) -> Maps:
 
     def through_engine(image: int) -> Callable[[np.ndarray], np.ndarray]:
         def call(z: np.ndarray) -> np.ndarray:
-            step.set_measurement(published.y[image], published.epsilon)
-            out = np.empty_like(z)
-            step(z, out)
-            return out
+            step.set_measurements(published.y[image][None], np.array([published.epsilon]))
+            full = step.states(*np.split(z[None], [N_VOXELS, step.measured - N_VOXELS], axis=1))
+            out = np.empty_like(full)
+            step(full, out)
+            return out[0, : step.measured]
 
         return call
 
-    starts = [step.start(least_squares(published, y)) for y in published.y]
+    images = np.stack([least_squares(published, y) for y in published.y])
+    starts = step.states(images)[:, : step.measured]
     return [(through_engine(image), starts[image]) for image in range(4)]
 
 
@@ -261,11 +263,10 @@ def test_their_solver_on_our_map_gives_their_images(maps, published, beta, name)
 
 
 def solved_by_the_engine(published: Published, step: AdmmStep, config: FixedPointConfig) -> np.ndarray:
-    states = []
-    for y in published.y:
-        step.set_measurement(y, published.epsilon)
-        states.append(solve_fixed_point(step, step.start(least_squares(published, y)), config).value)
-    return np.stack(states)
+    step.set_measurements(published.y, np.full(len(published.y), published.epsilon))
+    starts = step.states(np.stack([least_squares(published, y) for y in published.y]))
+    solutions = FixedPointSolver(config, step.measured).solve(step, starts)
+    return np.stack([solution.value[: step.measured] for solution in solutions])
 
 
 @pytest.mark.parametrize(("beta", "name"), SOLVES)

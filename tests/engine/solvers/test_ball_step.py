@@ -122,8 +122,10 @@ def test_iterates_are_those_of_the_general_step_with_the_ball(problem, step, sta
     general = AdmmStep(problem.operators, random_prior(4, (ny, nx)), ball)
     found = iterate(step, states, n_steps)
     for frame, z in enumerate(states):
-        general.set_measurement(problem.data[frame], problem.measurements[frame].epsilon)
-        full = iterate(general, lift(problem, frame, z).astype(np.float32), n_steps)
+        general.set_measurements(problem.data[frame][None], np.array([problem.measurements[frame].epsilon]))
+        n, r = problem.operators.n_voxels, problem.operators.n_rows
+        parts = np.split(lift(problem, frame, z).astype(np.float32)[None], [n, n + r], axis=1)
+        full = iterate(general, general.states(*parts), n_steps)[0, : general.measured]
         assert relative_distance(lift(problem, frame, found[frame]), full) < ROWS_TOLERANCE
 
 

@@ -1,0 +1,46 @@
+"""Learned blocks bound to arrays that stay where they are: a call passes and allocates nothing."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from engine.errors import PairingError
+from engine.protocols import Float32Array
+
+BoundBlock = Callable[[], NDArray[Any]]
+"""Runs a block on the arrays that it was bound to; what it returns is valid until the next call."""
+
+
+def bind(name: str, block: Callable[..., NDArray[Any]], *arrays: Float32Array) -> BoundBlock:
+    """Return a call of a block on these arrays, which checks that the output has the first one's shape.
+
+    Parameters
+    ----------
+    name : str
+        Of the block, for errors.
+    block : ImagePrior or Consistency
+        If it has a method `bind`, that makes the call; any callable will do.
+    *arrays : ndarray of float32
+        Inputs in call order. Their content may change between calls, their place may not.
+
+    Raises
+    ------
+    PairingError
+        When called, if the block returns another shape.
+    """
+    own = getattr(block, "bind", None)
+    run: BoundBlock = partial(block, *arrays) if own is None else own(*arrays)
+    expected = arrays[0].shape
+
+    def checked() -> NDArray[Any]:
+        found = run()
+        if found.shape != expected:
+            raise PairingError(
+                f"the {name} returned an array of shape {found.shape}; expected its input's shape "
+                f"{expected}; use a bundle made for these operators"
+            )
+        return found
+
+    return checked

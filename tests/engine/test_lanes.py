@@ -1,0 +1,67 @@
+"""Two pieces of work side by side: both are done, at the same time, and failures reach the caller."""
+
+import gc
+import threading
+
+import pytest
+
+from engine.lanes import OneLane, TwoLanes
+
+PATIENCE = 10.0
+"""Seconds after which a thread that should have come is given up."""
+
+
+@pytest.mark.parametrize("lanes", [OneLane(), TwoLanes()], ids=["one", "two"])
+def test_both_tasks_are_done_every_time(lanes) -> None:
+    done = []
+    for turn in range(100):
+        lanes.both(lambda turn=turn: done.append(("a", turn)), lambda turn=turn: done.append(("b", turn)))
+        assert sorted(done[-2:]) == [("a", turn), ("b", turn)]
+
+
+def test_two_lanes_work_at_the_same_time() -> None:
+    meeting = threading.Barrier(2, timeout=PATIENCE)  # each task waits for the other
+    TwoLanes().both(meeting.wait, meeting.wait)
+
+
+@pytest.mark.parametrize("lanes", [OneLane(), TwoLanes()], ids=["one", "two"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_failure_is_raised_and_the_lanes_still_work(lanes, which) -> None:
+    def fail() -> None:
+        raise ArithmeticError("of this task")
+
+    tasks = [lambda: None, lambda: None]
+    tasks[which] = fail
+    with pytest.raises(ArithmeticError, match="of this task"):
+        lanes.both(*tasks)
+    done = []
+    lanes.both(lambda: done.append(1), lambda: done.append(2))
+    assert sorted(done) == [1, 2]
+
+
+def test_the_second_task_has_ended_when_the_first_fails() -> None:
+    ended = threading.Event()
+    release = threading.Event()
+
+    def slow() -> None:
+        release.wait(PATIENCE)
+        ended.set()
+
+    def fail() -> None:
+        release.set()
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        TwoLanes().both(fail, slow)
+    assert ended.is_set()
+
+
+def test_the_thread_ends_with_its_object() -> None:
+    before = set(threading.enumerate())
+    lanes = TwoLanes()
+    (thread,) = set(threading.enumerate()) - before
+    lanes.both(lambda: None, lambda: None)
+    del lanes
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
