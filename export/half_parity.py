@@ -16,7 +16,7 @@ HALF_TOLERANCE = 5e-3
 """Half precision rounds by up to 4.9e-4, and some twenty roundings lie on the way through a network; if they
 add up at random, 2.2e-3. The shipped networks differ by 4e-4 to 9e-4."""
 
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 
 FRAMES = 5
 
@@ -27,7 +27,7 @@ LEVELS = np.geomspace(1e-2, 1e2, FRAMES)
 def half_precision_difference(
     single: bytes, half: bytes, inputs: Mapping[str, Shape], ranges: Mapping[str, AxisRange]
 ) -> float:
-    """Return the largest difference of the first output, relative to the largest image or data value.
+    """Return the largest difference of the outputs, relative to the largest image or data value.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def half_precision_difference(
         If it is not within `HALF_TOLERANCE`, or a result is not finite.
     """
     runs = [_open(graph) for graph in (single, rounded_in_single_precision(half))]
-    levels, values = _example(inputs, {**ranges, BATCH: AxisRange.fixed(FRAMES)})
-    expected, found = (run({**levels, **values}) for run in runs)
-    scale = max(float(np.abs(value).max()) for value in (expected, *values.values()))
-    difference = float(np.abs(found - expected).max()) / scale
+    indices, levels, values = _example(runs[0], inputs, {**ranges, BATCH: AxisRange.fixed(FRAMES)})
+    expected, found = (run.run(None, {**indices, **levels, **values}) for run in runs)
+    scale = max(float(np.abs(value).max()) for value in (*expected, *values.values()))
+    difference = float(np.max([np.abs(a - b).max() for a, b in zip(found, expected, strict=True)])) / scale
     if not difference <= HALF_TOLERANCE:  # "not within" rather than "above": NaN must fail
         raise ParityError(
             f"the network in half precision differs by {difference:.2g} of its largest value from the one in "
@@ -67,20 +67,28 @@ def _open(graph: bytes) -> Any:
     options.intra_op_num_threads = 1
     # An optimiser might take the rounding there and back for nothing.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda values: session.run(None, values)[0]
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _example(inputs: Mapping[str, Shape], ranges: Mapping[str, AxisRange]) -> tuple[Arrays, Arrays]:
-    """Levels, which have one number per frame, and the rest: masks of 0 and 1, values of size about 1."""
+def _example(
+    session: Any, inputs: Mapping[str, Shape], ranges: Mapping[str, AxisRange]
+) -> tuple[Arrays, Arrays, Arrays]:
+    """Return indices, all 0; levels, one per frame; and the rest: masks of 0 and 1, values of about 1."""
     rng = np.random.default_rng(4)
-    levels, values = {}, {}
+    types = {tensor.name: tensor.type for tensor in session.get_inputs()}
+    indices: Arrays = {}
+    levels: Arrays = {}
+    values: Arrays = {}
     for name, axes in inputs.items():
         shape = shape_range(name, axes, ranges).optimum
-        if all(axis in (1, BATCH) for axis in axes):
+        if types[name] == "tensor(int64)":
+            indices[name] = np.zeros(shape, np.int64)
+        elif BATCH in axes and set(axes) <= {1, BATCH}:
             levels[name] = LEVELS.reshape(shape).astype(np.float32)
+        elif set(axes) == {1}:
+            levels[name] = np.ones(shape, np.float32)
         elif name == "mask":
             values[name] = (rng.random(shape) < 0.4).astype(np.float32)
         else:
             values[name] = (0.5 * rng.standard_normal(shape)).astype(np.float32)
-    return levels, values
+    return indices, levels, values

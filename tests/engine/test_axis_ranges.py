@@ -15,12 +15,16 @@ from engine.mpi.grid import Grid
 
 def test_lengths_of_operators_are_those_of_grid_and_layout(make_system_matrix) -> None:
     operators = make_operators(make_system_matrix(Grid((7, 5, 1), (0.014, 0.010, 0.002)), 60, (6, 12), 1))
-    assert axis_lengths(operators) == {"height": 5, "width": 7, "lines": 6, "bins": 12}
+    sizes = {"height": 5, "width": 7, "lines": 6, "bins": 12}
+    assert axis_lengths(operators) == sizes | {"voxels": 35, "rows": 120}
 
 
 def test_every_axis_of_the_shipped_networks_has_a_length(make_system_matrix) -> None:
     operators = SimpleNamespace(
-        grid=Grid((26, 13, 1), (0.026, 0.013, 0.001)), layout=SimpleNamespace(shape=(60, 130))
+        grid=Grid((26, 13, 1), (0.026, 0.013, 0.001)),
+        layout=SimpleNamespace(shape=(60, 130)),
+        n_voxels=338,
+        n_rows=2,
     )
     ranges = axis_ranges(axis_lengths(operators))
     networks = load_bundle().manifest.networks

@@ -27,11 +27,13 @@ from engine.errors import BundleError, DeviceError, PairingError, ProviderError
 from engine.plan_metadata import PlanInput, PlanMetadata, PlanRecipe
 from engine.sessions import OnnxPrior
 from engine.tensorrt_module import import_tensorrt, message_collector
+from engine.tensorrt_session import TensorRtSession
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
 IMAGE = ("batch", 1, "height", "width")
 VERSION = "11.4.0.106"
 NOISE = np.ones((1, 1, 1, 1), np.float32)
+DTYPES = {"v": "float32", "z": "float32"}
 LENGTHS = {"height": 5, "width": 7}
 
 
@@ -150,7 +152,7 @@ class FakeTensorRt:
 
     ILogger = FakeLogger
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
-    float32 = "float32"
+    float32, int64 = "float32", "int64"
 
     def __init__(self, engine, version=VERSION):
         self.engine, self.__version__, self.loaded = engine, version, []
@@ -207,7 +209,7 @@ def recipe(folder, **changes):
 
 
 def write_plan(folder, plan=b"plan", **changes):
-    metadata = PlanMetadata(recipe(folder, **changes), hashlib.sha256(plan).hexdigest())
+    metadata = PlanMetadata(recipe(folder, **changes), hashlib.sha256(plan).hexdigest(), DTYPES)
     (folder / "rdn.plan").write_bytes(plan)
     (folder / "rdn.plan.json").write_text(metadata.to_json())
 
@@ -320,7 +322,7 @@ def test_a_plan_that_the_runtime_refuses(folder, tensorrt) -> None:
 def test_a_plan_with_other_tensors_than_its_metadata(folder, tensorrt, cuda, engine) -> None:
     tensorrt.engine = FakeEngine(cuda, **engine)
     write_plan(folder)
-    fails(folder, BundleError, r"expected \(\['v'\], \['z'\]\)|not float32")
+    fails(folder, BundleError, r"expected \(\['v'\], \['z'\]\)|is half; its metadata say")
 
 
 def test_an_execution_that_fails_gives_no_image(folder, tensorrt, cuda) -> None:
@@ -389,7 +391,7 @@ def test_a_version_compatible_plan_runs_on_later_versions(folder, cuda, monkeypa
 
 
 def test_metadata_survive_the_file(folder) -> None:
-    original = PlanMetadata(recipe(folder, precision="fp16"), "a" * 64, 3e-4)
+    original = PlanMetadata(recipe(folder, precision="fp16"), "a" * 64, DTYPES, 3e-4)
     assert PlanMetadata.from_json(original.to_json()) == original
 
 
@@ -422,6 +424,8 @@ def test_every_field_of_a_recipe_is_compared(folder) -> None:
         (lambda v: v["inputs"]["v"].update(minimum=[1.5]), "incomplete or damaged"),
         (lambda v: v["inputs"]["v"].pop("axes"), "incomplete or damaged"),
         (lambda v: v.update(outputs={"z": 3}), "incomplete or damaged"),
+        (lambda v: v["dtypes"].update(v="float16"), "v is 'float16', expected one of float32, int64"),
+        (lambda v: v["dtypes"].pop("v"), "v of the plan is float32; its metadata say None"),
         (lambda v: v.update(fp16_difference="small"), "fp16_difference is 'small'"),
     ],
 )
@@ -441,6 +445,44 @@ def test_metadata_that_are_no_json_object(folder, tensorrt, content) -> None:
     fails(folder, BundleError, "metadata are not")
 
 
+def test_a_bound_call_reads_what_its_array_holds_then(folder, tensorrt) -> None:
+    write_plan(folder)
+    v = np.zeros((1, 1, 5, 7), np.float32)
+    run = open_prior(folder).bind(v, NOISE)
+    for value in (2.0, -1.0):
+        v[:] = value
+        np.testing.assert_array_equal(run(), np.maximum(v, 0))
+
+
+def test_a_plan_with_indices_gets_them_as_integers(folder, tensorrt, cuda) -> None:
+    inputs = {"v": PlanInput((2,), (2,), (2,), (2,)), "i": PlanInput((2,), (2,), (2,), (2,))}
+    metadata = PlanMetadata(
+        recipe(folder, inputs=inputs, outputs={"z": (2,)}),
+        "0" * 64,
+        {"v": "float32", "i": "int64", "z": "float32"},
+    )
+    engine = FakeEngine(cuda, names=("v", "i", "z"))
+    engine.get_tensor_dtype = lambda name: metadata.dtypes[name]
+    tensorrt.engine = engine
+    session = TensorRtSession(b"", metadata, import_tensorrt("tensorrt"), CudaDevice())
+    outputs = session.run(v=np.array([-1.0, 2.0], np.float32), i=np.array([3, 2**40]))
+    np.testing.assert_array_equal(outputs["z"], [0, 2])
+    found = np.frombuffer(cuda.memory[engine.addresses["i"]], np.int64, 2)
+    np.testing.assert_array_equal(found, [3, 2**40])
+
+
+def test_a_process_has_one_logger_per_module(tensorrt) -> None:
+    """TensorRT ignores a second one while an object made with the first is alive."""
+    assert message_collector(import_tensorrt("tensorrt")) is message_collector(import_tensorrt("tensorrt"))
+
+
+def test_errors_of_before_are_not_the_reason(folder, tensorrt) -> None:
+    message_collector(import_tensorrt("tensorrt")).log("E", "an old error")
+    tensorrt.engine = None
+    write_plan(folder)
+    fails(folder, ProviderError, "cannot load the plan: Serialization failed")
+
+
 def test_a_strided_array_is_never_copied_as_it_lies(cuda) -> None:
     device = CudaDevice()
     buffer = device.buffer(16)
@@ -455,5 +497,6 @@ def test_the_real_runtime_refuses_rubbish_and_says_why() -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx, a TensorRT that loads without GPU, is not here")
     tensorrt = import_tensorrt("tensorrt_rtx")
     logger = message_collector(tensorrt)
+    logger.errors.clear()
     assert tensorrt.module.Runtime(logger).deserialize_cuda_engine(b"no plan" * 100) is None
     assert "Serialization" in logger.errors[0]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.axis_ranges import AxisRange, axis_ranges
-from engine.bundle import MANIFEST, load_bundle
+from engine.bundle import MANIFEST, Network, load_bundle
 from engine.errors import ConfigError, InputError, ProviderError
 from engine.plan_metadata import PlanMetadata, plan_path, read_plan
 from export.cli import main
@@ -178,6 +178,58 @@ def test_the_shipped_networks_build_at_the_default_sizes(tmp_path) -> None:
     assert results[1].metadata.recipe.inputs["v"].optimum == (1, 2, 60, 130)
 
 
+def step_like(bundle):
+    """The bundle with a network of other axes, index inputs and two outputs besides."""
+    from onnx import TensorProto, helper
+
+    inputs = {
+        "images": ("slots", "voxels"),
+        "matrix": ("rows", "voxels"),
+        "places": ("rows",),
+        "epsilon": (1, 1),
+    }
+    outputs = {"next": ("slots", "rows"), "report": ("slots", 1)}
+    nodes = [
+        helper.make_node("Gemm", ["images", "matrix"], ["data"], transB=1),
+        helper.make_node("Gather", ["data", "places"], ["moved"], axis=1),
+        helper.make_node("Mul", ["moved", "epsilon"], ["next"]),
+        helper.make_node("ReduceSum", ["next"], ["total"], keepdims=1),
+        helper.make_node("ReduceMax", ["images", "axes"], ["largest"], keepdims=1),
+        helper.make_node("Add", ["total", "largest"], ["report"]),
+    ]
+    values = [
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name == "places" else TensorProto.FLOAT, list(axes)
+            )
+            for name, axes in group.items()
+        ]
+        for group in (inputs, outputs)
+    ]
+    graph = helper.make_graph(
+        nodes, "step", *values, [helper.make_tensor("axes", TensorProto.INT64, [1], [1])]
+    )
+    content = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
+    (bundle.path / "step.onnx").write_bytes(content)
+    step = Network("step.onnx", hashlib.sha256(content).hexdigest(), inputs, outputs)
+    return replace(bundle, manifest=replace(bundle.manifest, networks={"step": step}))
+
+
+@needs_builder
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_of_any_axes_types_and_outputs_builds(bundle, precision) -> None:
+    sizes = {"voxels": AxisRange.fixed(12), "rows": AxisRange.fixed(8), "slots": AxisRange(2, 6, 6)}
+    ((result,), _) = build(step_like(bundle), replace(RTX, ranges=sizes, precision=precision))
+    assert result.path.name == "step.plan"
+    assert result.metadata.recipe.inputs["images"].minimum == (2, 12)
+    assert result.metadata.recipe.outputs == {"next": ("slots", "rows"), "report": ("slots", 1)}
+    floats = dict.fromkeys(("images", "matrix", "epsilon", "next", "report"), "float32")
+    assert result.metadata.dtypes == floats | {"places": "int64"}
+    assert PlanMetadata.from_json(result.metadata.to_json()) == result.metadata
+
+
 @needs_builder
 def test_a_broken_graph_is_one_line_and_writes_nothing(bundle) -> None:
     builder = PlanBuilder.open(RTX)
@@ -286,7 +338,7 @@ def test_times_of_another_gpu_are_refused(tmp_path) -> None:
 class FakeTensorRt:
     """A builder of the flavour tensorrt, as far as `PlanBuilder` uses it: remembers what it was told."""
 
-    float32 = "float32"
+    float32, int64 = "float32", "int64"
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
