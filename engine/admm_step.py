@@ -12,7 +12,7 @@ from engine.errors import PairingError
 from engine.lanes import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.products import DenseProducts
+from engine.products import DenseProducts, Products
 from engine.protocols import Consistency, Float32Array, ImagePrior
 
 
@@ -38,6 +38,8 @@ class AdmmStep:
         Psi_LC, Eq. (15).
     lanes : Lanes, optional
         Cores to use; one by default.
+    products : Products, optional
+        Products with A, M A^T and M; by default those of the operators.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class AdmmStep:
         prior: ImagePrior,
         consistency: Consistency,
         lanes: Lanes | None = None,
+        products: Products | None = None,
     ) -> None:
         nx, ny, nz = operators.grid.size
         if nz != 1:
@@ -62,7 +65,7 @@ class AdmmStep:
         self._prior = prior
         self._consistency = consistency
         self._lanes = lanes or OneLane()
-        self._products = DenseProducts(operators)
+        self._products = products or DenseProducts(operators)
         self._image_shape = (1, ny, nx)
         self._mask = operators.layout.mask[None, None]
         index = operators.layout.index
@@ -70,6 +73,11 @@ class AdmmStep:
         self._room = _Room(1, self._image_shape, operators.layout.shape)
         self._n_frames = 0
         self._use(1)
+
+    @property
+    def n_voxels(self) -> int:
+        """Length N of an image."""
+        return self._operators.n_voxels
 
     @property
     def state_size(self) -> int:
@@ -139,6 +147,11 @@ class AdmmStep:
         self._products.rows_of(x, seen, 0, self._operators.n_rows)
         return states
 
+    def parts(self, state: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Return image (N,), data dual (R,) and image dual (N,) of one state, as views."""
+        x, d0, d1, _ = self._split(state[None])
+        return x[0], d0[0], d1[0]
+
     def __call__(self, z: Float32Array, out: Float32Array) -> None:
         """Write h_theta(z) into `out`; both are contiguous float32 of shape (F, 2N + 2R)."""
         if len(z) != self._n_frames:
@@ -177,6 +190,18 @@ class AdmmStep:
             np.subtract(d1_next, x_next, out=d1_next)
 
         self._lanes.both(upper_rows, lower_rows)
+
+    def evaluate(self, state: NDArray[np.floating]) -> Float32Array:
+        """Return h_theta of one frame's (x, d0, d1), both of shape (2N + R,): A x is computed for it.
+
+        For looking at the map itself; the iteration carries A x along.
+        """
+        n_voxels = self.n_voxels
+        x, d0, d1 = np.split(np.asarray(state)[None], [n_voxels, len(state) - n_voxels], axis=1)
+        full = self.states(x, d0, d1)
+        out = np.empty_like(full)
+        self(full, out)
+        return out[0, : self.measured]
 
     def _split(self, states: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
         n, r = self._operators.n_voxels, self._operators.n_rows

@@ -17,6 +17,9 @@ SMALLEST_PIVOT = 1e-15
 BLOCK = 512
 """Entries mixed at a time: their float64 sums stay in the first-level cache."""
 
+SMALLEST_SQUARE = 1e-300
+"""Keeps the weights finite where every residual is zero."""
+
 Vector = NDArray[Any]
 """Contiguous float32 or float64, shape (n,)."""
 
@@ -182,7 +185,7 @@ def _solve_weights(
                 entry -= factor[i, k] * factor[j, k]
             if i == j:
                 entry += regularization * mean
-                factor[i, i] = math.sqrt(max(entry, SMALLEST_PIVOT * mean))
+                factor[i, i] = math.sqrt(max(entry, SMALLEST_PIVOT * mean, SMALLEST_SQUARE))
             else:
                 factor[i, j] = entry / factor[j, j]
     for i in range(count):

@@ -70,7 +70,7 @@ class Bundle:
         return self.manifest.solver
 
     def read_network(self, role: str) -> bytes:
-        """Return the ONNX bytes of "rdn" or "lc", the very bytes whose hash was compared.
+        """Return the ONNX bytes of a network of the manifest, the very bytes whose hash was compared.
 
         Raises
         ------

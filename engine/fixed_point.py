@@ -199,10 +199,12 @@ class _Track:
         if residual < self._best:
             self._best = residual
             self._best_value[...] = value
-        if residual <= config.tolerance or len(self._residuals) >= config.max_iterations:
+        if residual <= config.tolerance:
+            return True
+        self._restarts += is_rejected
+        if len(self._residuals) >= config.max_iterations:
             return True
         if is_rejected:
-            self._restarts += 1
             point[...] = history.newest if self._best == self._resumed_at else self._best_value
             self._resumed_at = self._best
             history.clear()

@@ -31,6 +31,9 @@ NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The methods that use a bundle, and the networks that a bundle of each consists of."""
 
+OPTIONAL_NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType({"deq": ("step",)})
+"""Networks that a bundle of a method may have besides: "step" is one evaluation of the whole iteration."""
+
 EQUILIBRIUM = frozenset({"deq", "deq-ball"})
 """Methods that solve for a fixed point, whose start is a matter of speed."""
 
@@ -38,7 +41,19 @@ WITHOUT_SOLVER = frozenset({"end-to-end"})
 """Methods that apply their network once: their bundles have no solver settings."""
 
 INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
-    {"rdn": (("v",), ("z",)), "lc": (("v", "y", "mask", "epsilon"), ("z",))}
+    {
+        "rdn": (("v",), ("z",)),
+        "lc": (("v", "y", "mask", "epsilon"), ("z",)),
+        "step": (
+            (
+                *("weights", "damping", "images", "data"),
+                *("system_matrix", "weighted_adjoint", "inverse"),
+                *("voxel_grid", "row_places", "selected_places"),
+                *("y", "mask", "epsilon", "noise"),
+            ),
+            ("next_image", "next_data", "report"),
+        ),
+    }
 )
 """Input and output names of each network, in order."""
 
@@ -60,7 +75,7 @@ class Network:
     sha256 : str
         Hash of the file, 64 hexadecimal digits.
     inputs, outputs : mapping of str to tuple
-        Axes of each tensor, all of them float32.
+        Axes of each tensor. All are float32, except the three index tensors of "step", which are int64.
     """
 
     file: str
@@ -70,7 +85,7 @@ class Network:
 
     @classmethod
     def from_dict(cls, role: str, values: object) -> "Network":
-        """Build from the manifest's entry for `role` ("rdn" or "lc")."""
+        """Build from the manifest's entry for `role` ("rdn", "lc" or "step")."""
         where = f"network {role}"
         entry = _mapping(where, values, {field.name for field in fields(cls)})
         file, digest = _file_and_hash(where, entry)
@@ -175,7 +190,7 @@ class Manifest:
     opset : int
         ONNX opset of the graphs.
     networks : mapping of str to Network
-        "rdn", and for the method deq "lc" too.
+        "rdn", for the method deq "lc" too, and where it was exported "step".
     conventions : Conventions
         Units and axes.
     solver : FixedPointConfig or None
@@ -227,7 +242,8 @@ class Manifest:
         method = _text("method", entry["method"])
         if method not in NETWORKS:
             raise BundleError(f"method is {method!r}; expected one of {', '.join(NETWORKS)}")
-        networks = _mapping(f"networks of method {method}", entry["networks"], set(NETWORKS[method]))
+        roles = _roles(method, entry["networks"])
+        networks = _mapping(f"networks of method {method}", entry["networks"], set(roles))
         conventions = _mapping("conventions", entry["conventions"], {f.name for f in fields(Conventions)})
         if isinstance(entry["opset"], bool) or not isinstance(entry["opset"], int):
             raise BundleError(f"opset is {entry['opset']!r}; expected an integer")
@@ -239,7 +255,7 @@ class Manifest:
             method=method,
             created=_text("created", entry["created"]),
             opset=entry["opset"],
-            networks={role: Network.from_dict(role, networks[role]) for role in NETWORKS[method]},
+            networks={role: Network.from_dict(role, networks[role]) for role in roles},
             conventions=Conventions(**conventions),
             solver=_solver(method, entry["solver"]),
             dual_start=_dual_start(method, entry["dual_start"]),
@@ -275,6 +291,13 @@ def _mapping(where: str, values: object, keys: set[str]) -> Mapping[str, Any]:
     if unknown or missing:
         raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; expected {sorted(keys)}")
     return values
+
+
+def _roles(method: str, networks: object) -> tuple[str, ...]:
+    """Return the networks that a bundle of the method must have, and the optional ones that it has."""
+    optional = OPTIONAL_NETWORKS.get(method, ())
+    present = networks if isinstance(networks, Mapping) else {}
+    return (*NETWORKS[method], *(role for role in optional if role in present))
 
 
 def _solver(method: str, values: object) -> FixedPointConfig | None:

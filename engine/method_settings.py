@@ -8,6 +8,9 @@ from typing import Literal
 
 from engine.errors import ConfigError
 
+Threads = int | Literal["auto"]
+"""A number of cores, or whichever measures faster."""
+
 
 @dataclass(frozen=True)
 class MethodSettings:
@@ -25,6 +28,11 @@ class MethodSettings:
         Evaluations, iterations or sweeps at most.
     tolerance : float, optional
         Relative residual to reach.
+    threads : int or "auto", optional
+        Cores that work on a frame: 1 or 2, or whichever measures faster when the method is opened. 1 by
+        default.
+    warm_start : bool, optional
+        Take frames for a sequence in time, and start each from the one before.
     weights_file : Path or str, optional
         Hand-set weights by method and SNR (`engine.weights`), as `engine tune` writes them.
     weights : mapping of str to float
@@ -45,6 +53,8 @@ class MethodSettings:
     solver: Literal["anderson", "plain"] | None = None
     max_iterations: int | None = None
     tolerance: float | None = None
+    threads: Threads | None = None
+    warm_start: bool | None = None
     weights_file: Path | str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     row_order: Literal["sequential", "shuffled", "random"] | None = None
@@ -55,6 +65,8 @@ class MethodSettings:
             raise ConfigError(f"max_iterations is {self.max_iterations!r}; expected an integer of at least 1")
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ConfigError(f"tolerance is {self.tolerance!r}; expected a non-negative number")
+        if self.threads not in (None, 1, 2, "auto"):
+            raise ConfigError(f"threads is {self.threads!r}; expected 1, 2 or auto")
         for name, value in self.weights.items():
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"weight {name} is {value!r}; expected a positive number")

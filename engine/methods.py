@@ -190,19 +190,33 @@ def _tolerance(settings: MethodSettings) -> dict[str, float]:
     return {} if settings.tolerance is None else {"tolerance": settings.tolerance}
 
 
+def _require_cpu_settings(settings: MethodSettings) -> None:
+    """Raise ConfigError if a setting was made that the loop on a GPU does not have."""
+    for name in ("threads", "warm_start"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(f"{name} has no meaning where the whole iteration runs on a GPU; leave it out")
+
+
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
+    from engine.admm_step import AdmmStep
+    from engine.blas_threads import single_blas_thread
+    from engine.lane_choice import choose_lanes
     from engine.sessions import OnnxConsistency, OnnxPrior
     from engine.solvers.equilibrium import Equilibrium
+    from engine.solvers.equilibrium_sequence import EquilibriumSequence
 
     bundle = bundle_of("deq", settings)
+    if settings.provider == "cuda" and "step" in bundle.manifest.networks:
+        from engine.solvers.resident_equilibrium import ResidentEquilibrium
+
+        _require_cpu_settings(settings)
+        return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings))
     place = _place(operators, settings)
-    return Equilibrium(
-        operators,
-        OnnxPrior(bundle, *place),
-        OnnxConsistency(bundle, *place),
-        fixed_point_of(bundle, settings),
-        bundle.manifest.dual_start,
-    )
+    blocks = OnnxPrior(bundle, *place), OnnxConsistency(bundle, *place)
+    with single_blas_thread():
+        lanes = choose_lanes(settings.threads or 1, lambda lanes: AdmmStep(operators, *blocks, lanes))
+    kind = EquilibriumSequence if settings.warm_start else Equilibrium
+    return kind(operators, *blocks, fixed_point_of(bundle, settings), bundle.manifest.dual_start, lanes)
 
 
 def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
@@ -257,7 +271,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             _deq_ball,
             NETWORK | {"solver", "max_iterations", "tolerance"},
         ),
-        "deq": Method("deep equilibrium", _deq, NETWORK | {"solver", "max_iterations", "tolerance"}),
+        "deq": Method(
+            "deep equilibrium",
+            _deq,
+            NETWORK | {"solver", "max_iterations", "tolerance", "threads", "warm_start"},
+        ),
     }
 )
 """The methods, the simplest first."""

@@ -1,6 +1,7 @@
-"""ONNX Runtime sessions of a bundle's networks; the only module that knows the runtime."""
+"""ONNX Runtime sessions of a bundle's networks: how every session of the engine is opened."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +33,27 @@ NATIVE_TENSORRT = "tensorrt-native"
 
 PROVIDER_NAMES = (*PROVIDERS, NATIVE_TENSORRT)
 """Every way to run a bundle's networks."""
+NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
+"""The runtime's switch that makes a node which only the CPU could run an error."""
+
+
+@dataclass(frozen=True)
+class SessionTuning:
+    """What a session is specialised to, beyond the settings that all sessions share.
+
+    Attributes
+    ----------
+    lengths : mapping of str to int
+        Length of each free axis, by its name in the graph: shapes are then known when the session is made.
+    provider_options : mapping of str to str
+        Options of the execution provider, on top of those of `PROVIDERS`.
+    every_node_on_provider : bool
+        Whether a node that the provider cannot run is an error; otherwise the runtime runs it on the CPU.
+    """
+
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    every_node_on_provider: bool = False
 
 
 class OnnxSession:
@@ -67,7 +89,11 @@ class OnnxSession:
         provider: str = "cpu",
         lengths: Mapping[str, int] | None = None,
     ) -> None:
-        self._session = _open(model, provider, inputs, lengths)
+        tuning = SessionTuning()
+        if provider == "tensorrt":
+            require_provider(provider)  # before a cache is made for it
+            tuning = SessionTuning(provider_options=provider_options(inputs, lengths))
+        self._session = open_session(model, provider, tuning)
         _check_tensors("input", self._session.get_inputs(), inputs)
         _check_tensors("output", self._session.get_outputs(), outputs)
         self._inputs = dict(inputs)
@@ -212,7 +238,14 @@ def _open_network(
         raise BundleError(f"{bundle.path / network.file}: {error}") from error
 
 
-def _open(model: bytes, provider: str, inputs: Mapping[str, Shape], lengths: Mapping[str, int] | None) -> Any:
+def require_provider(provider: str) -> None:
+    """Raise unless ONNX Runtime is installed with a provider.
+
+    Raises
+    ------
+    ProviderError
+        If the runtime is missing, or the provider unknown or not in this build of it.
+    """
     if provider not in PROVIDERS:
         raise ProviderError(f"provider is {provider!r}; expected one of {', '.join(PROVIDER_NAMES)}")
     try:
@@ -222,21 +255,60 @@ def _open(model: bytes, provider: str, inputs: Mapping[str, Shape], lengths: Map
             "ONNX Runtime, which runs the networks, is not installed; "
             "pip install 'deq-mpi[cpu]' or 'deq-mpi[gpu]'"
         ) from error
-    name, settings = PROVIDERS[provider]
-    if name not in onnxruntime.get_available_providers():
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS[provider][0] not in available:
         raise ProviderError(
-            f"provider {provider} is not in this build of ONNX Runtime; it has "
-            f"{', '.join(onnxruntime.get_available_providers())}; use --provider cpu or install deq-mpi[gpu]"
+            f"provider {provider} is not in this build of ONNX Runtime; it has {', '.join(available)}; "
+            "use --provider cpu or install deq-mpi[gpu]"
         )
-    profile = provider_options(inputs, lengths) if provider == "tensorrt" else {}
+
+
+def open_session(model: bytes, provider: str, tuning: SessionTuning | None = None) -> Any:
+    """Open a graph in ONNX Runtime on a provider.
+
+    Parameters
+    ----------
+    model : bytes
+        ONNX graph with its weights inside.
+    provider : str
+        "cpu", "cuda" or "tensorrt".
+    tuning : SessionTuning, optional
+        What to specialise it to.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+
+    Raises
+    ------
+    ProviderError
+        If the runtime is not installed, or the provider is not available here or cannot run every node.
+    BundleError
+        If the graph cannot be loaded.
+    """
+    tuning = tuning or SessionTuning()
+    require_provider(provider)
+    import onnxruntime
+
+    name, settings = PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; problems are reported below in our own words
+    for axis, length in tuning.lengths.items():
+        options.add_free_dimension_override_by_name(axis, length)
+    if tuning.every_node_on_provider and provider != "cpu":
+        options.add_session_config_entry(NO_CPU_FALLBACK, "1")
+    settings = {**settings, **tuning.provider_options}
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[(name, {**settings, **profile})])
+        session = onnxruntime.InferenceSession(model, options, providers=[(name, settings)])
     except Exception as error:  # the runtime's exceptions share no public base
+        if tuning.every_node_on_provider and "fallback to CPU EP" in str(error):
+            raise ProviderError(
+                f"provider {provider} could not start or cannot run every node of the network, and going on "
+                "on the CPU was ruled out; check the driver and libraries or use --provider cpu"
+            ) from error
         raise BundleError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from error
     if session.get_providers()[0] != name:  # it falls back to the CPU without a word
         raise ProviderError(

@@ -14,6 +14,9 @@ COMMANDS = {
     "tensorrt": LazyCommand(
         "export.plan_commands", "tensorrt_command", "Build the TensorRT plans of a bundle."
     ),
+    "add-step": LazyCommand(
+        "export.commands", "add_step_command", "Write a bundle with the whole iteration as one graph."
+    ),
     "import-iconlab": LazyCommand(
         "export.commands", "import_iconlab_command", "Write a checkpoint of the paper's authors as a bundle."
     ),

@@ -13,6 +13,9 @@ from export.parity import ParityReport
 from export.plan_builder import PlanBuilder
 from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, plan_config, plan_ranges
 from export.plans import build_plans
+from export.staging import STEP_FILE
+from export.step_file import add_step, require_step_method
+from trainer.checkpoint import load_networks
 
 
 @click.command("export-run")
@@ -31,6 +34,11 @@ from export.plans import build_plans
 @click.option(
     "--max-iterations", type=int, metavar="N", help="Iterations of a reconstruction.  [those of the run]"
 )
+@click.option(
+    "--step",
+    is_flag=True,
+    help="Also write step.onnx, with which --provider cuda keeps everything on the GPU.",
+)
 @click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans, as deqmpi-export tensorrt does.")
 @FLAVOUR
 @COMPUTE_CAPABILITY
@@ -43,6 +51,7 @@ def export_run_command(
     max_iterations: int | None,
     *,
     denoiser: bool,
+    step: bool,
     tensorrt: bool,
     **plan_choices: Any,
 ) -> None:
@@ -51,16 +60,24 @@ def export_run_command(
     config = plan_config(**plan_choices) if tensorrt else None
     if config is None and any(plan_choices.values()):
         raise click.UsageError("--flavour, --compute-capability and --fp16 need --tensorrt; leave them out")
+    if config is not None and step and system_matrix is None:
+        raise click.UsageError(
+            "--tensorrt with --step needs --system-matrix, which says how many rows there are"
+        )
     builder = None if config is None else PlanBuilder.open(config)
     if denoiser:
-        if name is not None or max_iterations is not None:
+        if name is not None or max_iterations is not None or step:
             raise click.UsageError(
-                "--name and --max-iterations have no meaning with --denoiser; leave them out"
+                "--name, --max-iterations and --step have no meaning with --denoiser; leave them out"
             )
         parity = export_denoiser(run_dir, bundle, system_matrix)
     else:
+        if step:
+            require_step_method(load_networks(run_dir)[2].method, f"the run {run_dir}")
         parity = export_run(run_dir, bundle, system_matrix, name=name, max_iterations=max_iterations)
     _say(bundle, parity)
+    if step:
+        _add_step(bundle, bundle)
     if config is not None:
         operators = None if system_matrix is None else bundle / OPERATORS_FILE
         sized = replace(config, ranges=plan_ranges(operators))
@@ -76,6 +93,23 @@ def import_iconlab_command(checkpoint: Path, bundle: Path) -> None:
     deqmpi_psnr*.pth gives a bundle for the method deq, ppmpi_denoiser.pth one for pp-mpi.
     """
     _say(bundle, import_iconlab(checkpoint, bundle))
+
+
+@click.command("add-step")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+def add_step_command(source: Path, bundle: Path) -> None:
+    """Write the bundle SOURCE with step.onnx added as the folder BUNDLE, which may be SOURCE itself.
+
+    With it, engine recon --provider cuda keeps operators and iterates on the GPU.
+    """
+    _add_step(source, bundle)
+
+
+def _add_step(source: Path, bundle: Path) -> None:
+    report = add_step(source, bundle)
+    click.echo(f"the step and the engine agree: {report}")
+    click.echo(f"wrote {bundle / STEP_FILE}")
 
 
 def _say(bundle: Path, parity: ParityReport) -> None:

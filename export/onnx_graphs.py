@@ -125,6 +125,24 @@ def check_graph(model: onnx.ModelProto, interface: GraphInterface) -> None:
     ExportError
         Naming what was found and what was expected.
     """
+    inferred = check_operators(model, ALLOWED_OPS)
+    _check_values("inputs", inferred.graph.input, interface.inputs)
+    _check_values("outputs", inferred.graph.output, {"z": interface.output})
+
+
+def check_operators(model: onnx.ModelProto, allowed: frozenset[str]) -> onnx.ModelProto:
+    """Check that a graph is valid ONNX of our opset, made of allowed operators only.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The graph with the shapes that follow from its inputs.
+
+    Raises
+    ------
+    ExportError
+        Naming what was found and what was expected.
+    """
     try:
         checker.check_model(model, full_check=True)
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -136,15 +154,14 @@ def check_graph(model: onnx.ModelProto, interface: GraphInterface) -> None:
             f"the graph uses opsets {opsets} and IR {model.ir_version}; "
             f"expected opset {OPSET} of the default domain and IR {MAX_IR_VERSION} or older"
         )
-    foreign = sorted({node.op_type for node in model.graph.node} - ALLOWED_OPS)
+    foreign = sorted({node.op_type for node in model.graph.node} - allowed)
     if foreign or model.functions:
         names = foreign + [function.name for function in model.functions]
         raise ExportError(
-            f"the graph uses {', '.join(names)}; allowed are {', '.join(sorted(ALLOWED_OPS))}: "
+            f"the graph uses {', '.join(names)}; allowed are {', '.join(sorted(allowed))}: "
             "rewrite the module without it, or extend the list after checking the runtimes"
         )
-    _check_values("inputs", inferred.graph.input, interface.inputs)
-    _check_values("outputs", inferred.graph.output, {"z": interface.output})
+    return inferred
 
 
 def _export(module: nn.Module, interface: GraphInterface, path: Path) -> None:

@@ -14,7 +14,11 @@ from engine.errors import BundleError, InputError
 from engine.interval_store import INTERVALS
 from engine.manifest import KIND, NETWORKS
 
-NETWORK_FILES = frozenset({f"{network}.onnx" for networks in NETWORKS.values() for network in networks})
+STEP_FILE = "step.onnx"
+
+NETWORK_FILES = frozenset({f"{network}.onnx" for networks in NETWORKS.values() for network in networks}) | {
+    STEP_FILE
+}
 """ONNX files of all methods."""
 
 PLAN_FILES = frozenset({f"{Path(f).stem}.plan{end}" for f in NETWORK_FILES for end in ("", ".json")})

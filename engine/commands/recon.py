@@ -13,6 +13,7 @@ import numpy as np
 from engine.atomic_write import atomic_path
 from engine.commands.frames import FrameSelection, frame_list, parse_frames
 from engine.commands.outputs import require_distinct_files
+from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
 from engine.interval_store import require_intervals, stored_intervals
 from engine.intervals import Intervals
@@ -93,6 +94,18 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
     "--provider",
     type=click.Choice(PROVIDER_NAMES),
     help="Where the networks run.  [cpu]",
+)
+@click.option(
+    "--threads",
+    type=click.Choice(["1", "2", "auto"]),
+    callback=parse_threads,
+    help="Cores that work on a frame, or whichever measures faster.  [1]",
+)
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    default=None,
+    help="Take the frames for a sequence in time: each starts from the one before, with fewer evaluations.",
 )
 @click.option(
     "--intervals/--no-intervals",

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.admm_step import AdmmStep
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
-from engine.lanes import Lanes
+from engine.lanes import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior
@@ -20,17 +20,20 @@ class Equilibrium:
 
     The state starts at (x_LS, d0, 0) with the data dual of `NormalizedMeasurement.data_dual`; the image is
     max(x, 0) of the best iterate. Frames that are solved together share the products and the calls of the
-    networks, and leave the work one by one as they converge. Buffers are reused, so an object serves one
-    thread.
+    networks, and leave the work one by one as they converge. With two lanes a single frame has its data and
+    its image worked on side by side, and of several frames each lane takes half.
+
+    Buffers are reused, so an object serves one thread.
 
     Parameters
     ----------
     operators : Operators
         Of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        Psi_RDN: an `OnnxPrior` or any callable of that shape.
+        Psi_RDN: an `OnnxPrior` or any callable of that shape; with two lanes it has to allow calls from two
+        threads.
     consistency : Consistency
-        Psi_LC: an `OnnxConsistency` or any callable of that shape.
+        Psi_LC: an `OnnxConsistency` or any callable of that shape, as the prior.
     config : FixedPointConfig, optional
         Solver settings.
     dual_start : float, optional
@@ -55,11 +58,17 @@ class Equilibrium:
         dual_start: float = 0.0,
         lanes: Lanes | None = None,
     ) -> None:
-        self._dual_start = dual_start
         self.operators = operators
         self.config = config or FixedPointConfig()
-        self._step = AdmmStep(operators, prior, consistency, lanes)
-        self._iteration = FixedPointSolver(self.config, self._step.measured)
+        self._dual_start = dual_start
+        self._lanes = lanes or OneLane()
+
+        def loop(lanes: Lanes) -> _Loop:
+            step = AdmmStep(operators, prior, consistency, lanes)
+            return _Loop(step, FixedPointSolver(self.config, step.measured), dual_start)
+
+        self._whole = loop(self._lanes)
+        self._halves = [loop(OneLane()) for _ in range(2)] if self._lanes.count > 1 else []
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -76,7 +85,28 @@ class Equilibrium:
         NonFiniteError
             If a network produces NaN or infinity.
         """
-        starts = self._step.begin(measurements, self._dual_start)
-        solutions = self._iteration.solve(self._step, starts)
-        n_voxels = self.operators.n_voxels
+        if len(measurements) < 2 or not self._halves:
+            return self._whole.solve(measurements)
+        middle = (len(measurements) + 1) // 2
+        shares = [measurements[:middle], measurements[middle:]]
+        found: list[list[Solution]] = [[], []]
+
+        def share(number: int) -> None:
+            found[number] = self._halves[number].solve(shares[number])
+
+        self._lanes.both(lambda: share(0), lambda: share(1))
+        return found[0] + found[1]
+
+
+class _Loop:
+    """A step with its buffers and the solver with its histories."""
+
+    def __init__(self, step: AdmmStep, solver: FixedPointSolver, dual_start: float) -> None:
+        self._step = step
+        self._solver = solver
+        self._dual_start = dual_start
+
+    def solve(self, measurements: Sequence[NormalizedMeasurement]) -> list[Solution]:
+        solutions = self._solver.solve(self._step, self._step.begin(measurements, self._dual_start))
+        n_voxels = self._step.n_voxels
         return [replace(found, value=np.maximum(found.value[:n_voxels], 0)) for found in solutions]

@@ -244,3 +244,34 @@ def test_an_image_network_may_take_the_noise_level_and_nothing_else(content: dic
     inputs["snr"] = ["batch", 1, 1, 1]
     with pytest.raises(BundleError, match=r"unknown keys .*snr"):
         Manifest.from_dict(content)
+
+
+def test_a_step_is_an_optional_network_of_the_method_deq() -> None:
+    folder = FIXTURE.parent / "step-bundle"
+    bundle = load_bundle(folder)
+    assert list(bundle.manifest.networks) == ["rdn", "lc", "step"]
+    step = bundle.manifest.networks["step"]
+    assert step.inputs["system_matrix"] == ("rows", "voxels")
+    assert list(step.outputs) == ["next_image", "next_data", "report"]
+    content = bundle.manifest.to_dict()
+    assert Manifest.from_dict(json.loads(json.dumps(content))) == bundle.manifest
+    del content["networks"]["step"]
+    assert list(Manifest.from_dict(content).networks) == ["rdn", "lc"]
+
+
+def test_a_step_of_another_method_or_with_other_inputs_is_refused(tmp_path) -> None:
+    content = load_bundle(FIXTURE.parent / "step-bundle").manifest.to_dict()
+    other = {**content, "method": "deq-ball", "networks": dict(content["networks"])}
+    del other["networks"]["lc"]
+    with pytest.raises(BundleError, match=r"networks of method deq-ball has unknown keys .*step"):
+        Manifest.from_dict(other)
+    del content["networks"]["step"]["inputs"]["weights"]
+    with pytest.raises(BundleError, match=r"network step inputs .*lacks .*weights"):
+        Manifest.from_dict(content)
+
+
+def test_a_damaged_step_is_refused_when_the_bundle_is_loaded(tmp_path) -> None:
+    folder = Path(shutil.copytree(FIXTURE.parent / "step-bundle", tmp_path / "bundle"))
+    (folder / "step.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"step\.onnx has SHA-256"):
+        load_bundle(folder)

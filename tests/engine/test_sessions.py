@@ -11,7 +11,14 @@ import pytest
 
 from engine.bundle import default_bundle_path, load_bundle
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
+from engine.sessions import (
+    PROVIDERS,
+    OnnxConsistency,
+    OnnxPrior,
+    OnnxSession,
+    SessionTuning,
+    open_session,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
@@ -143,6 +150,25 @@ def test_silent_fallback_to_the_cpu_is_an_error(bundle, monkeypatch) -> None:
         OnnxPrior(bundle, "cuda")
 
 
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="this ONNX Runtime has no provider that runs nothing, to stand in for one that cannot start",
+)
+def test_a_node_that_only_the_cpu_could_run_is_an_error_on_request(rdn_bytes, monkeypatch) -> None:
+    """The runtime gives every node that its provider does not take to the CPU, unless told not to."""
+    monkeypatch.setattr("engine.sessions.PROVIDERS", {**PROVIDERS, "cuda": ("AzureExecutionProvider", {})})
+    assert open_session(rdn_bytes, "cuda").get_providers()[-1] == "CPUExecutionProvider"
+    with pytest.raises(ProviderError, match="could not start or cannot run every node"):
+        open_session(rdn_bytes, "cuda", SessionTuning(every_node_on_provider=True))
+    open_session(rdn_bytes, "cpu", SessionTuning(every_node_on_provider=True))
+
+
+def test_a_session_can_be_specialised_to_lengths(rdn_bytes) -> None:
+    session = open_session(rdn_bytes, "cpu", SessionTuning({"batch": 1, "height": 5, "width": 7}))
+    assert session.get_inputs()[0].shape == [1, 1, 5, 7]
+    assert session.run(None, {"v": np.ones((1, 1, 5, 7), np.float32)})[0].all()
+
+
 def test_missing_runtime_says_what_to_install(bundle, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ProviderError, match=r"pip install 'deq-mpi\[cpu\]'"):
@@ -183,3 +209,28 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"rdn\.onnx: ONNX Runtime cannot load the network") as raised:
         OnnxPrior(load_bundle(folder))
     assert "\n" not in str(raised.value)
+
+
+def test_bound_networks_read_their_arrays_anew_and_write_to_one_place() -> None:
+    bundle = load_bundle()
+    rng = np.random.default_rng(5)
+    prior, consistency = OnnxPrior(bundle), OnnxConsistency(bundle)
+    v, noise = rng.random((2, 1, 6, 5), np.float32), NOISE[:2].copy()
+    bound = prior.bind(v, noise)
+    mask = np.ones((1, 1, 3, 8), np.float32)
+    data = rng.standard_normal((2, 2, 2, 3, 8)).astype(np.float32)
+    epsilon = np.full((2, 1, 1, 1), 0.5, np.float32)
+    bound_data = consistency.bind(data[0], data[1], mask, epsilon)
+    places = set()
+    for _ in range(3):
+        v[...] = rng.random(v.shape, np.float32)
+        data[...] = rng.standard_normal(data.shape)
+        same(bound(), prior(v, noise))
+        same(bound_data(), consistency(data[0], data[1], mask, epsilon))
+        places.add((bound().ctypes.data, bound_data().ctypes.data))
+    assert len(places) == 1
+
+
+def test_binding_arrays_of_another_shape_is_refused() -> None:
+    with pytest.raises(PairingError, match="network input v has shape"):
+        OnnxPrior(load_bundle()).bind(np.zeros((1, 2, 6, 5), np.float32), NOISE[:1])

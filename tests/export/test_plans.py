@@ -465,10 +465,13 @@ def test_the_command_builds_and_then_leaves_alone(bundle) -> None:
 @needs_builder
 def test_an_export_with_plans_takes_the_sizes_of_its_operators(run_dir, system_matrix, tmp_path) -> None:
     target = tmp_path / "bundle"
-    options = ["--system-matrix", system_matrix, "--tensorrt", *TARGET]
+    options = ["--system-matrix", system_matrix, "--step", "--tensorrt", *TARGET]
     result = run(run_dir, target, *options)
     assert result.exit_code == 0, result.output
     assert read_plan(target / "rdn.plan")[1].recipe.inputs["v"].optimum == (1, 1, 5, 8)
+    step = read_plan(target / "step.plan")[1]
+    assert step.recipe.inputs["images"].maximum == (18, 4, 40)
+    assert step.dtypes["selected_places"] == "int64"
     again = run(run_dir, target, *options)  # a bundle with plans can be replaced
     assert again.exit_code == 0, again.output
     assert "there is none yet" in again.output
@@ -503,6 +506,13 @@ def test_an_export_without_builder_fails_before_it_starts(run_dir, tmp_path, mon
         assert result.output.startswith("Error: the module tensorrt is not installed")
         assert len(result.output.splitlines()) == 1
         assert list(tmp_path.iterdir()) == []
+
+
+def test_plans_of_a_step_need_the_operators_it_is_for(run_dir, tmp_path) -> None:
+    result = run(run_dir, tmp_path / "bundle", "--step", "--tensorrt", *TARGET)
+    assert result.exit_code == 2
+    assert "needs --system-matrix" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("option", [["--fp16"], TARGET[:2], TARGET[2:]])

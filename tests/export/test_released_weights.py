@@ -202,10 +202,7 @@ def maps(request, published) -> Maps:
     def through_engine(image: int) -> Callable[[np.ndarray], np.ndarray]:
         def call(z: np.ndarray) -> np.ndarray:
             step.set_measurements(published.y[image][None], np.array([published.epsilon]))
-            full = step.states(*np.split(z[None], [N_VOXELS, step.measured - N_VOXELS], axis=1))
-            out = np.empty_like(full)
-            step(full, out)
-            return out[0, : step.measured]
+            return step.evaluate(z)
 
         return call
 
