@@ -93,7 +93,7 @@ $(DEV)/.ready: pyproject.toml Makefile
 	$(call say,installing $(TORCH) and the development tools into $(DEV) (some minutes the first time))
 	$(call venv,$(DEV))
 	@$(DEV)/bin/pip install -qq $(TORCH)
-	@$(DEV)/bin/pip install -qq --editable '.[cpu,train,export,dev]'
+	@$(DEV)/bin/pip install -qq --editable '.[cpu,train,export,plans,dev]'
 	@touch $@
 
 dist/.ready: pyproject.toml README.md LICENSE $(SOURCES) $(DEV)/.ready

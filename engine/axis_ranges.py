@@ -71,20 +71,32 @@ BATCH = "batch"
 DEFAULT_BATCH = AxisRange(1, 1, 64)
 """One frame at a time while a scan runs; the engine solves stored frames 32 at a time."""
 
-REFERENCE_LENGTHS: Mapping[str, int] = MappingProxyType({"height": 13, "width": 26, "lines": 60, "bins": 130})
-"""The reference scanner: its grid is 26 x 13 voxels, its dense layout 60 angles x 130 bins."""
+SLOTS = "slots"
+"""Name of the axis of states that a step mixes."""
+
+DEFAULT_SLOTS = AxisRange(2, 7, 18)
+"""Two more than the accelerator remembers: the usual memory is 5."""
+
+REFERENCE_LENGTHS: Mapping[str, int] = MappingProxyType(
+    {"height": 13, "width": 26, "voxels": 338, "lines": 60, "bins": 130}
+)
+"""The reference scanner: its grid is 26 x 13 voxels, its dense layout 60 angles x 130 bins. The number of
+rows depends on which of them a calibration selects."""
 
 
 def axis_lengths(operators: Operators) -> dict[str, int]:
     """Return the lengths of all axes but the batch that a system matrix decides."""
     width, height, _ = operators.grid.size
     lines, bins = operators.layout.shape
-    return {"height": height, "width": width, "lines": lines, "bins": bins}
+    sizes = {"height": height, "width": width, "lines": lines, "bins": bins}
+    return sizes | {"voxels": operators.n_voxels, "rows": operators.n_rows}
 
 
 def axis_ranges(lengths: Mapping[str, int], batch: AxisRange = DEFAULT_BATCH) -> dict[str, AxisRange]:
-    """Return a range for every axis: fixed lengths, and a number of frames."""
-    return {BATCH: batch} | {name: AxisRange.fixed(length) for name, length in lengths.items()}
+    """Return a range for every axis: fixed lengths, a number of frames and one of states."""
+    return {BATCH: batch, SLOTS: DEFAULT_SLOTS} | {
+        name: AxisRange.fixed(length) for name, length in lengths.items()
+    }
 
 
 def shape_range(name: str, axes: Shape, ranges: Mapping[str, AxisRange]) -> ShapeRange:
@@ -108,7 +120,8 @@ def shape_range(name: str, axes: Shape, ranges: Mapping[str, AxisRange]) -> Shap
     if unknown:
         raise ConfigError(
             f"input {name} has the axes {', '.join(unknown)} without a length; known are "
-            f"{', '.join(sorted(ranges))}: give their lengths (--axis {unknown[0]}=MIN:OPT:MAX)"
+            f"{', '.join(sorted(ranges))}: give the operators (--operators) or their lengths "
+            f"(--axis {unknown[0]}=MIN:OPT:MAX)"
         )
     taken = [ranges[axis] if isinstance(axis, str) else AxisRange.fixed(axis) for axis in axes]
     return ShapeRange(

@@ -7,7 +7,6 @@ import importlib
 import weakref
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DeviceError, ProviderError
@@ -105,8 +104,3 @@ class DeviceBuffer:
         self.address = int(address)
         self.size = size
         weakref.finalize(self, free, address)
-
-
-def float32_bytes(shape: tuple[int, ...]) -> int:
-    """Return the size of a float32 tensor in bytes."""
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(np.float32).itemsize

@@ -29,12 +29,18 @@ LEAN_RUNTIME = "tensorrt_lean"
 """Runs version-compatible plans, which here carry no runtime of their own: loading one runs no code of it on
 the host."""
 
+DTYPES = ("float32", "int64")
+"""Types of inputs and outputs: values, and the indices of the step."""
+
+OWN_FIELDS = ("plan_sha256", "dtypes", "fp16_difference")
+"""Fields of the metadata that are results of the build; the others are its recipe."""
+
 REBUILD = "build it again: deqmpi-export tensorrt BUNDLE"
 
 
 @dataclass(frozen=True)
 class PlanInput:
-    """One input of a plan, float32.
+    """One input of a plan.
 
     Attributes
     ----------
@@ -84,7 +90,7 @@ class PlanRecipe:
     inputs : mapping of str to PlanInput
         In call order.
     outputs : mapping of str to tuple
-        Axes of each output, float32.
+        Axes of each output.
     """
 
     network: str
@@ -179,6 +185,8 @@ class PlanMetadata:
         How the plan was built.
     plan_sha256 : str
         Hash of NAME.plan.
+    dtypes : mapping of str to str
+        Type of every input and output: one of `DTYPES`.
     fp16_difference : float or None
         Largest difference of the half-precision graph from the single-precision one, relative to the
         largest value, measured when the plan was built; None in single precision.
@@ -186,12 +194,13 @@ class PlanMetadata:
 
     recipe: PlanRecipe
     plan_sha256: str
+    dtypes: Mapping[str, str]
     fp16_difference: float | None = None
 
     def to_json(self) -> str:
         """Return the text of the metadata file."""
         values = {"kind": KIND, "schema": SCHEMA, **asdict(self.recipe)}
-        values |= {"plan_sha256": self.plan_sha256, "fp16_difference": self.fp16_difference}
+        values |= {name: getattr(self, name) for name in OWN_FIELDS}
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -213,6 +222,7 @@ class PlanMetadata:
             return cls(
                 _recipe(values),
                 _typed("plan_sha256", values["plan_sha256"], str),
+                {name: _one_of(name, dtype, DTYPES) for name, dtype in values["dtypes"].items()},
                 _typed("fp16_difference", values["fp16_difference"], float | None),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -266,11 +276,10 @@ def read_plan(path: Path) -> tuple[bytes, PlanMetadata]:
 def _recipe(values: Mapping[str, Any]) -> PlanRecipe:
     hints = get_type_hints(PlanRecipe)
     plain = {name: _typed(name, values[name], hint) for name, hint in hints.items() if isinstance(hint, type)}
-    unknown = set(values) - set(hints) - {"kind", "schema", "plan_sha256", "fp16_difference"}
+    unknown = set(values) - set(hints) - {"kind", "schema", *OWN_FIELDS}
     if unknown:
         raise TypeError(f"unknown keys {', '.join(sorted(unknown))}")
-    if plain["flavour"] not in RUNTIMES:
-        raise TypeError(f"flavour is {plain['flavour']!r}, expected one of {', '.join(RUNTIMES)}")
+    _one_of("flavour", plain["flavour"], tuple(RUNTIMES))
     return PlanRecipe(
         **plain,
         compute_capabilities=tuple(_typed("capability", c, str) for c in values["compute_capabilities"]),
@@ -288,6 +297,12 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name} is {value!r}")
     return value
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise TypeError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+    return str(value)
 
 
 def _axes(values: Any) -> Shape:

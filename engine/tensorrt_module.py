@@ -4,6 +4,7 @@ A plan of one flavour does not run in the other, and a runtime that replaced ano
 hide which of them was measured.
 """
 
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,10 +70,13 @@ def import_tensorrt(name: str) -> TensorRt:
         ) from error
 
 
+@functools.cache
 def message_collector(tensorrt: TensorRt) -> Any:
-    """Return a logger that keeps error messages in its list `errors` and prints nothing.
+    """Return the logger of a module: it keeps error messages in its list `errors` and prints nothing.
 
-    TensorRT reports the reason of a failure to its logger only: its functions return None.
+    TensorRT reports the reason of a failure to its logger only: its functions return None. One logger per
+    process, for TensorRT ignores a second one while an object made with the first is alive. Clear `errors`
+    before what may fail.
     """
     base: Any = tensorrt.module.ILogger
 

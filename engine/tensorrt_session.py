@@ -1,6 +1,7 @@
 """A TensorRT plan behind the protocol of `engine.sessions`: named float32 arrays in, the first output out."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,22 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.axis_ranges import ShapeRange
+from engine.bound_blocks import BoundBlock
 from engine.bundle import Bundle
-from engine.cuda_device import CudaDevice, DeviceBuffer, float32_bytes
+from engine.cuda_device import CudaDevice, DeviceBuffer
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
-from engine.plan_metadata import REBUILD, PlanRecipe, plan_path, read_plan
+from engine.plan_metadata import REBUILD, PlanMetadata, plan_path, read_plan
 from engine.protocols import Float32Array
 from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, reason
 
 
 class TensorRtSession:
-    """One plan on the GPU.
+    """One plan on the GPU, for one thread.
 
     Parameters
     ----------
     plan : bytes
         Serialized engine, built by the same version of TensorRT for the same kind of GPU: check before.
-    recipe : PlanRecipe
+    metadata : PlanMetadata
         How it was built.
     tensorrt : TensorRt
         The runtime's module.
@@ -35,27 +37,33 @@ class TensorRtSession:
     ProviderError
         If the runtime cannot load the plan.
     BundleError
-        If the plan's inputs and outputs are not those of the recipe.
+        If the plan's inputs and outputs are not those of the metadata.
     """
 
-    def __init__(self, plan: bytes, recipe: PlanRecipe, tensorrt: TensorRt, device: CudaDevice) -> None:
+    def __init__(self, plan: bytes, metadata: PlanMetadata, tensorrt: TensorRt, device: CudaDevice) -> None:
         self._device = device
-        self._logger = message_collector(tensorrt)  # the runtime keeps no reference of its own
-        self._runtime = tensorrt.module.Runtime(self._logger)
+        self._errors = message_collector(tensorrt).errors
+        self._errors.clear()
+        self._runtime = tensorrt.module.Runtime(message_collector(tensorrt))
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         self._context: Any = None if self._engine is None else self._engine.create_execution_context()
         if self._context is None:
             raise ProviderError(
-                f"{tensorrt.name} {tensorrt.version} cannot load the plan: "
-                f"{reason(self._logger.errors)}; {REBUILD}"
+                f"{tensorrt.name} {tensorrt.version} cannot load the plan: {reason(self._errors)}; {REBUILD}"
             )
-        _check_tensors(self._engine, tensorrt.module, recipe)
-        self._ranges = {name: spec.range for name, spec in recipe.inputs.items()}
-        self._outputs = list(recipe.outputs)
+        _check_tensors(self._engine, tensorrt.module, metadata)
+        self._ranges = {name: spec.range for name, spec in metadata.recipe.inputs.items()}
+        self._outputs = list(metadata.recipe.outputs)
+        self._dtypes = {name: np.dtype(dtype) for name, dtype in metadata.dtypes.items()}
         self._buffers: dict[str, DeviceBuffer] = {}
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
-        """Run the plan on named arrays and return its first output.
+        """Run the plan on named arrays and return its first output; errors as in `run`."""
+        first = self._outputs[0]
+        return self._run(inputs, [first])[first]
+
+    def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the plan on named arrays and return all its outputs by name.
 
         Raises
         ------
@@ -64,30 +72,34 @@ class TensorRtSession:
         DeviceError
             If the device reports an error.
         """
-        arrays = {name: np.ascontiguousarray(inputs[name], np.float32) for name in self._ranges}
+        return self._run(inputs, self._outputs)
+
+    def bind(self, **inputs: Float32Array) -> BoundBlock:
+        """Return a call of the plan on arrays that stay where they are; it reads what they hold then."""
+        return partial(self, **inputs)
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+        self._errors.clear()
+        arrays = {name: np.ascontiguousarray(inputs[name], self._dtypes[name]) for name in self._ranges}
         for name, array in arrays.items():
             _check_shape(name, array.shape, self._ranges[name])
             if not self._context.set_input_shape(name, array.shape):
                 raise self._failure(f"refused the shape {array.shape} of input {name}")
             self._device.copy_in(self._place(name, array.shape), array)
-        results = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
-        for name, shape in results.items():
+        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        for name, shape in shapes.items():
             self._place(name, shape)
         if not self._context.execute_async_v3(int(self._device.stream)):
             raise self._failure("could not run the plan")
-        first = self._outputs[0]
-        output = np.empty(results[first], np.float32)
-        self._device.copy_out(output, self._buffers[first])
+        results = {name: np.empty(shapes[name], self._dtypes[name]) for name in wanted}
+        for name, result in results.items():
+            self._device.copy_out(result, self._buffers[name])
         self._device.synchronize()
-        return output
-
-    def bind(self, **inputs: Float32Array) -> Callable[[], NDArray[Any]]:
-        """Return a call of the plan on arrays that stay where they are."""
-        return partial(self, **inputs)
+        return results
 
     def _place(self, name: str, shape: tuple[int, ...]) -> DeviceBuffer:
         """Return the tensor's memory on the device, made larger if the shape needs it."""
-        size = float32_bytes(shape)
+        size = math.prod(shape) * self._dtypes[name].itemsize
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = self._device.buffer(size)
             if not self._context.set_tensor_address(name, self._buffers[name].address):
@@ -95,7 +107,7 @@ class TensorRtSession:
         return self._buffers[name]
 
     def _failure(self, what: str) -> DeviceError:
-        return DeviceError(f"TensorRT {what}: {reason(self._logger.errors)}; check the GPU with nvidia-smi")
+        return DeviceError(f"TensorRT {what}: {reason(self._errors)}; check the GPU with nvidia-smi")
 
 
 def open_plan(bundle: Bundle, role: str, lengths: Mapping[str, int] | None = None) -> TensorRtSession:
@@ -134,26 +146,29 @@ def open_plan(bundle: Bundle, role: str, lengths: Mapping[str, int] | None = Non
         recipe.require_version(tensorrt.version)
         device = CudaDevice()
         recipe.require_device(device.compute_capability)
-        return TensorRtSession(plan, recipe, tensorrt, device)
+        return TensorRtSession(plan, metadata, tensorrt, device)
     except (BundleError, PairingError, ProviderError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _check_tensors(engine: Any, module: Any, recipe: PlanRecipe) -> None:
+def _check_tensors(engine: Any, module: Any, metadata: PlanMetadata) -> None:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     modes = {name: engine.get_tensor_mode(name) for name in names}
     found = tuple(
         sorted(name for name in names if modes[name] == mode)
         for mode in (module.TensorIOMode.INPUT, module.TensorIOMode.OUTPUT)
     )
-    expected = (sorted(recipe.inputs), sorted(recipe.outputs))
+    expected = (sorted(metadata.recipe.inputs), sorted(metadata.recipe.outputs))
     if found != expected:
         raise BundleError(
             f"the plan has inputs {found[0]} and outputs {found[1]}; expected {expected}; {REBUILD}"
         )
-    others = [name for name in names if engine.get_tensor_dtype(name) != module.float32]
-    if others:
-        raise BundleError(f"{', '.join(others)} of the plan are not float32; expected float32; {REBUILD}")
+    for name in names:
+        dtype = metadata.dtypes.get(name)
+        if dtype is None or engine.get_tensor_dtype(name) != getattr(module, dtype):
+            raise BundleError(
+                f"{name} of the plan is {engine.get_tensor_dtype(name)}; its metadata say {dtype}; {REBUILD}"
+            )
 
 
 def _check_shape(name: str, shape: tuple[int, ...], allowed: ShapeRange) -> None:

@@ -60,6 +60,10 @@ def export_run_command(
     config = plan_config(**plan_choices) if tensorrt else None
     if config is None and any(plan_choices.values()):
         raise click.UsageError("--flavour, --compute-capability and --fp16 need --tensorrt; leave them out")
+    if config is not None and step and system_matrix is None:
+        raise click.UsageError(
+            "--tensorrt with --step needs --system-matrix, which says how many rows there are"
+        )
     builder = None if config is None else PlanBuilder.open(config)
     if denoiser:
         if name is not None or max_iterations is not None or step:

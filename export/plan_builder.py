@@ -11,7 +11,7 @@ from typing import Any
 from engine.axis_ranges import ShapeRange
 from engine.cuda_device import CudaDevice
 from engine.errors import ConfigError, ProviderError
-from engine.plan_metadata import RUNTIMES, PlanRecipe
+from engine.plan_metadata import DTYPES, RUNTIMES, PlanRecipe
 from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, one_line, reason
 from export.errors import ExportError
 from export.plan_config import PlanConfig
@@ -19,6 +19,22 @@ from export.timing_cache import TimingCache
 
 ALWAYS_STRONGLY_TYPED = 11
 """From this version of TensorRT on networks are strongly typed without asking, and asking is deprecated."""
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """What a build gives.
+
+    Attributes
+    ----------
+    plan : bytes
+        The serialized engine.
+    dtypes : mapping of str to str
+        Type of every input and output.
+    """
+
+    plan: bytes
+    dtypes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class PlanBuilder:
             )
         return cls(config.flavour, tensorrt, (here,))
 
-    def build(self, graph: bytes, recipe: PlanRecipe, timing_cache: TimingCache | None = None) -> bytes:
+    def build(self, graph: bytes, recipe: PlanRecipe, timing_cache: TimingCache | None = None) -> BuiltPlan:
         """Build a plan.
 
         Parameters
@@ -78,8 +94,7 @@ class PlanBuilder:
 
         Returns
         -------
-        bytes
-            The serialized engine.
+        BuiltPlan
 
         Raises
         ------
@@ -89,12 +104,14 @@ class PlanBuilder:
         """
         trt: Any = self.tensorrt.module
         logger = message_collector(self.tensorrt)
+        logger.errors.clear()
         builder = trt.Builder(logger)
         network = builder.create_network(self._creation_flags())
         parser = trt.OnnxParser(network, logger)
         if not parser.parse(graph):
             raise ExportError(f"{self.tensorrt.name} cannot read the graph: {_parser_errors(parser)}")
-        _require_interface(trt, network, recipe)
+        _require_interface(network, recipe)
+        dtypes = _dtypes(trt, network)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # keeps 10 of the 23 bits of a product
         config.builder_optimization_level = recipe.optimization_level
@@ -113,7 +130,7 @@ class PlanBuilder:
             raise ExportError(f"{self.tensorrt.name} cannot build the plan: {reason(logger.errors)}")
         if timing_cache is not None:
             timing_cache.save(config)
-        return bytes(plan)
+        return BuiltPlan(bytes(plan), dtypes)
 
     def _creation_flags(self) -> int:
         major = int(self.tensorrt.version.split(".")[0])
@@ -152,12 +169,12 @@ def _rtx_target(tensorrt: TensorRt, capability: str) -> Any:
 def _parser_errors(parser: Any) -> str:
     """Return all errors of the parser in one line."""
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    texts = [f"node {error.node()} ({error.node_name() or 'unnamed'}): {error.desc()}" for error in errors]
+    texts = [f"node {e.node()} {e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors]
     return one_line("; ".join(texts)) or "it is no ONNX graph"
 
 
-def _require_interface(trt: Any, network: Any, recipe: PlanRecipe) -> None:
-    """Raise unless the parsed tensors are float32 and those of the bundle's manifest."""
+def _require_interface(network: Any, recipe: PlanRecipe) -> None:
+    """Raise unless the parsed tensors are those of the bundle's manifest."""
     groups = (
         ("inputs", network.num_inputs, network.get_input, {n: s.axes for n, s in recipe.inputs.items()}),
         ("outputs", network.num_outputs, network.get_output, dict(recipe.outputs)),
@@ -170,11 +187,17 @@ def _require_interface(trt: Any, network: Any, recipe: PlanRecipe) -> None:
         same = found == fixed if kind == "inputs" else found.keys() == fixed.keys()
         if not same:
             raise ExportError(f"the graph has the {kind} {found}; expected {fixed} (-1: any length)")
-        others = [tensor.name for tensor in tensors if tensor.dtype != trt.float32]
-        if others:
-            raise ExportError(
-                f"the {kind} {', '.join(others)} of the graph are not float32; expected float32"
-            )
+
+
+def _dtypes(trt: Any, network: Any) -> dict[str, str]:
+    """Return the type of every input and output."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    known = {tensor.name: [d for d in DTYPES if tensor.dtype == getattr(trt, d)] for tensor in tensors}
+    others = [name for name, found in known.items() if not found]
+    if others:
+        raise ExportError(f"{', '.join(others)} of the graph are of another type than {', '.join(DTYPES)}")
+    return {name: found[0] for name, found in known.items()}
 
 
 def _add_profile(builder: Any, config: Any, network: Any, ranges: Mapping[str, ShapeRange]) -> None:

@@ -102,11 +102,11 @@ def _build(
         difference = _difference(single, graph, bundle, role, config)
         say(f"{network.file} in half precision differs by {difference:.1e} of the largest value")
     say(f"building {path.name} ({recipe.precision}) with {target}, may take minutes: {why}")
-    plan = builder.build(graph, recipe, _timing_cache(config, builder))
-    metadata = PlanMetadata(recipe, hashlib.sha256(plan).hexdigest(), difference)
+    result = builder.build(graph, recipe, _timing_cache(config, builder))
+    metadata = PlanMetadata(recipe, hashlib.sha256(result.plan).hexdigest(), result.dtypes, difference)
     with ExitStack() as stack:
         files = [stack.enter_context(atomic_path(file)) for file in (path, metadata_path(path))]
-        files[0].write_bytes(plan)
+        files[0].write_bytes(result.plan)
         files[1].write_text(metadata.to_json(), encoding="utf-8")
     return PlanResult(path, metadata, built=True)
 

@@ -81,7 +81,7 @@ def test_command_is_documented_with_all_its_options(name: str, command: click.Co
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
 def test_documented_options_exist(name: str, command: click.Command) -> None:
     existing = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    assert set(re.findall(r"`(--[a-z-]+)", section("commands.md", f"### `{name}`"))) <= existing
+    assert set(re.findall(r"`(--[a-z0-9-]+)", section("commands.md", f"### `{name}`"))) <= existing
 
 
 def test_no_command_is_documented_that_does_not_exist() -> None:
@@ -201,7 +201,7 @@ def public_modules() -> set[str]:
         root = importlib.import_module(package)
         names |= {module.name for module in pkgutil.walk_packages(root.__path__, f"{package}.")}
     hidden = re.compile(
-        r"\._|\.mdf_(?!access|factory)|\.cli$|\.commands(\.|$)|\.__main__$|^engine\.(mpi|solvers)$|^engine\.models"
+        r"\._|\.mdf_(?!access|factory)|\.cli$|[._]commands(\.|$)|\.__main__$|^engine\.(mpi|solvers)$|^engine\.models"
     )
     return {name for name in names if not hidden.search(name)}
 

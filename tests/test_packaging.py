@@ -18,7 +18,7 @@ BUNDLES = {
     "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx", "intervals.json"},
     "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
 }
-EXTRAS = {"cpu", "gpu", "tensorrt", "train", "export", "dev"}
+EXTRAS = {"cpu", "gpu", "tensorrt", "tensorrt-lean", "plans", "train", "export", "dev"}
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
 
@@ -95,7 +95,7 @@ def test_extras(metadata: Message) -> None:
 def test_the_plain_install_has_no_runtime_and_no_torch(metadata: Message) -> None:
     always = requirements_of(metadata, "")
     assert "numpy" in always
-    assert not always & (RUNTIMES | {"torch", "onnx", "tensorrt"})
+    assert not always & (RUNTIMES | {"torch", "onnx", "tensorrt", "cuda-bindings", "tensorrt-rtx-cu13"})
 
 
 def test_the_two_runtimes_never_meet(metadata: Message) -> None:

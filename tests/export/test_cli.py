@@ -105,17 +105,6 @@ def test_a_checkpoint_that_is_none_is_bad_input(tmp_path):
     fails(run("import-iconlab", path, tmp_path / "bundle"), 2, "cannot be read as weights")
 
 
-def test_tensorrt_is_a_usage_error(run_dir, tmp_path):
-    for arguments in (
-        [run_dir, tmp_path / "bundle", "--tensorrt"],
-        ["--tensorrt", run_dir, tmp_path / "bundle"],
-    ):
-        result = run(*arguments)
-        assert result.exit_code == 2
-        assert "not available in this version" in result.output
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("arguments", [["only-one"], ["a", "b", "c"], ["--unknown", "a", "b"]])
 def test_wrong_arguments_are_usage_errors(arguments):
     result = run(*arguments)

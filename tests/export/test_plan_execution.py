@@ -1,0 +1,48 @@
+"""Plans on a GPU against ONNX Runtime on the CPU; skipped, with the reason, where one of them is missing."""
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+
+from engine.bundle import load_bundle
+from engine.cuda_device import CudaDevice
+from engine.errors import ProviderError
+from engine.sessions import OnnxConsistency, OnnxPrior
+from export.half_parity import HALF_TOLERANCE
+from export.plan_config import PlanConfig
+from export.plans import build_plans
+
+FP32_TOLERANCE = 1e-5
+"""Sums of a few hundred float32 products through twenty layers, in another order; TF32 would give 1e-3."""
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def flavour(request) -> str:
+    """A flavour that is installed, on a machine with a GPU."""
+    module = request.param.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"no TensorRT runtime here: the module {module} is not installed")
+    try:
+        CudaDevice()
+    except ProviderError as error:
+        pytest.skip(f"no CUDA device here: {error}")
+    return request.param
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FP32_TOLERANCE), ("fp16", HALF_TOLERANCE)])
+def test_a_plan_computes_what_its_network_computes(flavour, precision, tolerance, tmp_path) -> None:
+    bundle = load_bundle(shutil.copytree(load_bundle().path, tmp_path / "bundle"))
+    build_plans(bundle, PlanConfig(flavour=flavour, precision=precision), print)
+    rng = np.random.default_rng(6)
+    for batch in (1, 7, 2):
+        images = rng.random((batch, 1, 13, 26), np.float32)
+        noise = rng.uniform(0.01, 0.5, (batch, 1, 1, 1)).astype(np.float32)
+        mask = (rng.random((1, 1, 60, 130)) < 0.4).astype(np.float32)
+        v, y = mask * rng.standard_normal((2, batch, 2, 60, 130)).astype(np.float32)
+        for kind, arrays in ((OnnxPrior, (images, noise)), (OnnxConsistency, (v, y, mask, 30 * noise))):
+            expected = kind(bundle, "cpu")(*arrays)
+            found = kind(bundle, "tensorrt-native")(*arrays)
+            assert found.shape == expected.shape
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
