@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from engine.errors import SelectionError
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import SPECTRAL_NORM, Operators
+from engine.operators import SPECTRAL_NORM, DenseMatrices, Operators
 
 DEFAULT_RANK_SHARE = 0.65
 """Share of the singular triplets in the least-squares start; the released code keeps 220 of 338."""
@@ -58,21 +58,21 @@ def make_operators(
     s = s / scale
     # A product of one matrix with its own transpose is exactly symmetric.
     root = right / np.sqrt(1 + s**2)
-    normalised = np.ascontiguousarray(matrix / scale, np.float32)
+    dense = DenseMatrices(
+        np.ascontiguousarray(matrix / scale, np.float32), np.ascontiguousarray(root @ root.T, np.float32)
+    )
     return Operators(
         grid=system_matrix.grid,
         layout=system_matrix.layout,
         acquisition=system_matrix.acquisition,
         noise_std=system_matrix.noise_std,
         scale=scale,
-        system_matrix=normalised,
-        adjoint=np.ascontiguousarray(normalised.T),
-        inverse=np.ascontiguousarray(root @ root.T, np.float32),
         left_singular=np.ascontiguousarray(left.T, np.float32),
         singular_values=s,
         right_singular=np.ascontiguousarray(right, np.float32),
         rank=rank,
         source_sha256=source_sha256,
+        dense=dense,
     )
 
 
