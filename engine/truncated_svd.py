@@ -41,9 +41,10 @@ class TruncatedSvd(NamedTuple):
     dropped_norm : float
         ||A - U diag(s) V^T|| in the Frobenius norm.
     largest_dropped : float
-        Its spectral norm; number K + 1 of the singular values if the triplets are exact.
+        Its spectral norm; number K + 1 of the singular values if the triplets are exact. Both are 0 if
+        nothing but rounding is dropped.
     numerical_rank : int or None
-        Number of singular values of A above rounding; None if all K are and more were not looked at.
+        Number of singular values of A above rounding; None if all are that were looked at.
     """
 
     left: Float64Array
@@ -110,17 +111,19 @@ def randomised_svd(matrix: Float64Array, n_triplets: int) -> TruncatedSvd:
         basis, _ = np.linalg.qr(matrix.T @ basis)
         basis, _ = np.linalg.qr(matrix @ basis)
     inner, s, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
-    left, s, right = basis @ inner[:, :n_triplets], s[:n_triplets], right[:n_triplets].T
     n_above = int(np.count_nonzero(s > rounding_level(matrix, s[0])))
-    largest = _spectral_norm_of_rest(matrix, left, s, right)
-    squared = np.linalg.norm(matrix) ** 2 - np.sum(s**2)  # exact: U diag(s) V^T is a projection of A
+    left, s, right = basis @ inner[:, :n_triplets], s[:n_triplets], right[:n_triplets].T
+    largest, squared = 0.0, 0.0
+    if n_above > n_triplets:  # else the rest is rounding
+        largest = _spectral_norm_of_rest(matrix, left, s, right)
+        squared = np.linalg.norm(matrix) ** 2 - np.sum(s**2)  # U diag(s) V^T is a projection of A
     return TruncatedSvd(
         left,
         s,
-        np.ascontiguousarray(right),
+        right,
         float(np.sqrt(max(squared, largest**2))),
         largest,
-        n_above if n_above < n_triplets else None,
+        n_above if n_above < width else None,
     )
 
 
