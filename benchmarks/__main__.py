@@ -24,6 +24,7 @@ NAMES = (
     "ablation",
     "convergence",
     "stability",
+    "scaling",
     "initialisation",
     "coverage",
     "robustness",

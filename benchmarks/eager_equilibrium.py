@@ -1,8 +1,9 @@
 """DEQ-MPI in eager PyTorch, one frame, as a careful author writes it: the opponent of the engine's speed.
 
-The same map, start, acceleration and best iterate as the engine. What care costs nothing is there: no gradients,
-M A^T premultiplied, networks in the faster memory format, indices instead of masks, differences kept from one
-evaluation to the next. What takes a program of its own is not: no compiled graphs, no A x carried along.
+The same map, start, acceleration and best iterate as the engine. What care alone gives is there: no
+gradients, M A^T premultiplied, networks in the faster memory format, indices instead of masks, differences
+kept from one evaluation to the next. What takes a program of its own is not: no compiled graphs, no A x
+carried along.
 """
 
 from collections.abc import Callable

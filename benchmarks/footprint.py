@@ -44,7 +44,7 @@ def start_up(operators: Operators, model: Path) -> Mapping[str, Any]:
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
             for _ in range(STARTS)
         ]
-    ready = sorted(found[1:], key=lambda start: float(start["seconds"]))
+    ready: list[Mapping[str, Any]] = sorted(found[1:], key=lambda start: float(start["seconds"]))
     return ready[len(ready) // 2]
 
 
@@ -75,7 +75,7 @@ def growth(frame: Callable[[int], object], count: int) -> Mapping[str, float]:
 
 
 def allocated(call: Callable[[], object], times: int) -> Mapping[str, float]:
-    """Return Python's and numpy's allocations during a call, in bytes: at most held, and left behind per call.
+    """Return what Python and numpy allocate in a call, in bytes: held at most, and left behind per call.
 
     The runtime's own pool is not seen here; it shows in `growth`.
     """

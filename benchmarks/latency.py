@@ -1,8 +1,8 @@
 """How long a frame takes: every method, backend and batch in one run, against eager PyTorch and the machine.
 
-Whole frames are timed, from whitened rows to the image, after a warm-up, in turns, on frames of 15, 25 and 35 dB
-of the test split. The same run measures what a core of the machine can do, so that the figures can be read as
-ratios.
+Whole frames are timed, from whitened rows to the image, after a warm-up, in turns, on frames of 15, 25 and
+35 dB of the test split. The same run measures what a core of the machine can do, so that the figures can be
+read as ratios.
 """
 
 from collections.abc import Mapping, Sequence
@@ -149,7 +149,9 @@ def _moving(operators: Operators, quick: bool) -> list[Row]:
     }
     found = []
     for name, settings in ways.items():
-        psnr, evaluations, elapsed = [], [], []
+        psnr: list[float] = []
+        evaluations: list[float] = []
+        elapsed: list[float] = []
         for snr in SNRS:
             for phantom in PHANTOMS[:1] if quick else PHANTOMS:
                 reconstructor = Reconstructor(open_method("deq", operators, settings))

@@ -47,25 +47,29 @@ def blocks(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], eager: s
         | ({"least_ms": least[stage]} if stage in least else {"least_ms": None})
         for stage in STAGES
     ]
+    rates = f"{roofline['flops_per_s'] / 1e9:.0f} GFLOP/s and {roofline['bytes_per_s'] / 1e9:.1f} GB/s"
+    work = (
+        f"{roofline['flops_per_evaluation'] / 1e6:.1f} MFLOP and "
+        f"{roofline['bytes_per_evaluation'] / 1e6:.1f} MB"
+    )
+    held, short = (memory[key]["peak_bytes"] / 1e3 for key in ("frame", "frame_with_2_evaluations"))
+    soak = memory["soak"]
     return [
-        "Whole frames from whitened rows to the image, of 15, 25 and 35 dB in turn, 2000 calls of each way (100 "
-        "of the baselines, 30 of the batches), in blocks that take turns. Times depend on the machine and what "
-        "else it does; the ratios are of one run. How to read this page: "
+        "Whole frames from whitened rows to the image, of 15, 25 and 35 dB in turn, 2000 calls of each way "
+        "(100 of the baselines, 30 of the batches), in blocks that take turns. Times depend on the machine "
+        "and on what else it does; the ratios are of one run. How to read this page: "
         "[deployment](../../docs/deployment.md#reading-the-latency-report).",
         markdown_table(lines),
         f"Eager PyTorch: the fastest of one and two threads, NCHW and NHWC ({eager}).",
         "![Time of a frame](latency.png)",
-        "## Where the time goes\n\nOne core, 25 evaluations, median milliseconds of a frame. `least_ms`: what "
-        f"{roofline['flops_per_s'] / 1e9:.0f} GFLOP/s and {roofline['bytes_per_s'] / 1e9:.1f} GB/s of this core "
-        f"allow for the counted {roofline['flops_per_evaluation'] / 1e6:.1f} MFLOP and "
-        f"{roofline['bytes_per_evaluation'] / 1e6:.1f} MB of an evaluation: {roofline['least_ms']:.1f} ms, as "
-        f"the stages follow each other; {roofline['least_ms_overlapped']:.1f} ms if arithmetic and memory could "
-        "overlap completely.",
+        "## Where the time goes\n\nOne core, 25 evaluations, median milliseconds of a frame. `least_ms`: "
+        f"what {rates} of this core allow for the counted {work} of an evaluation: "
+        f"{roofline['least_ms']:.1f} ms, as the stages follow each other; "
+        f"{roofline['least_ms_overlapped']:.1f} ms if arithmetic and memory could overlap completely.",
         markdown_table(table),
-        f"A frame allocates at most {memory['frame']['peak_bytes'] / 1e3:.0f} kB at a time, the same for 25 "
-        f"evaluations as for 2 ({memory['frame_with_2_evaluations']['peak_bytes'] / 1e3:.0f} kB): its result "
-        "and what normalising takes, nothing in the loop. "
-        f"{memory['soak']['frames']} frames later the process is {memory['soak']['growth_mb']:+.1f} MB larger.",
+        f"A frame allocates at most {held:.0f} kB at a time, with 25 evaluations or with 2 ({short:.0f} kB): "
+        "its result and what normalising takes, nothing in the loop. After "
+        f"{soak['frames']} frames the process is {soak['growth_mb']:+.1f} MB larger.",
         "## Iterations and milliseconds (Table III)\n\nThe paper's times are of a Tesla V100.",
         markdown_table(_table_iii(rows)),
         "## All figures",

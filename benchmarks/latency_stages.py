@@ -18,8 +18,8 @@ from engine.protocols import Float32Array
 from engine.sessions import OnnxConsistency, OnnxPrior
 
 STAGES = ("start", "rdn", "lc", "products", "step_rest", "anderson")
-"""In the order of a frame: normalising and first state, the networks, the products, what else a step does, and
-the acceleration with the stopping rule."""
+"""In the order of a frame: normalising and first state, the networks, the products, what else a step does,
+and the acceleration with the stopping rule."""
 
 
 class Clock:

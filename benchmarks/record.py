@@ -82,7 +82,7 @@ def write_record(
     left_out: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write NAME.json: rows with machine, commit, time and configuration, what is missing, and other facts."""
+    """Write NAME.json: rows with machine, commit, time and configuration, what is missing, other facts."""
     content = {
         "machine": machine(),
         "commit": commit(),

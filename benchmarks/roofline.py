@@ -1,9 +1,9 @@
 """What one core of this machine can do, and the least time that an evaluation of the map can take on it.
 
 The least time counts the multiplications of the networks and products at the core's best rate for matrix
-products, and the bytes of the operators at its rate for reading as much memory; each stage of an evaluation is
-bound by the slower of the two, and the stages follow each other. Nothing else is counted: no call, no copy,
-no acceleration.
+products, and the bytes of the operators at its rate for reading as much memory; each stage of an evaluation
+is bound by the slower of the two, and the stages follow each other. Nothing else is counted: no call, no
+copy, no acceleration.
 """
 
 import time

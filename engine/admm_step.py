@@ -12,7 +12,7 @@ from engine.errors import PairingError
 from engine.lanes import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.products import DenseProducts, Products
+from engine.products import Products, products_of
 from engine.protocols import Consistency, Float32Array, ImagePrior
 
 
@@ -39,7 +39,7 @@ class AdmmStep:
     lanes : Lanes, optional
         Cores to use; one by default.
     products : Products, optional
-        Products with A, M A^T and M; by default those of the operators.
+        Products with A, M A^T and M; by default those that the operators were made for.
 
     Raises
     ------
@@ -65,7 +65,7 @@ class AdmmStep:
         self._prior = prior
         self._consistency = consistency
         self._lanes = lanes or OneLane()
-        self._products = products or DenseProducts(operators)
+        self._products = products or products_of(operators)
         self._image_shape = (1, ny, nx)
         self._mask = operators.layout.mask[None, None]
         index = operators.layout.index

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from engine.calibration_config import CalibrationConfig
-from engine.factorisation import make_operators
+from engine.factorisation import make_factored_operators, make_operators
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.system_matrix import SystemMatrix
-from engine.normalization import ROWS_PER_VOXEL
+from engine.normalization import can_estimate_noise, rows_for_unknowns
 from engine.operators import Operators
 from engine.row_selection import SelectedRows, select_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "CalibrationConfig",
     "calibrate",
     "calibrate_with_report",
+    "make_factored_operators",
     "make_operators",
     "system_matrix_from_mdf",
 ]
@@ -34,7 +35,7 @@ def calibrate(source: Source, config: CalibrationConfig | None = None) -> Operat
     source : path or MdfFile
         MDF calibration with at least two background frames.
     config : CalibrationConfig, optional
-        Row selection, grid and rank.
+        Row selection, grid, rank and number of factors.
 
     Returns
     -------
@@ -46,8 +47,8 @@ def calibrate(source: Source, config: CalibrationConfig | None = None) -> Operat
     MdfError
         If the source is no MDF calibration.
     SelectionError
-        If the noise cannot be estimated, the selection is impossible or leaves no row, or the rank is
-        impossible.
+        If the noise cannot be estimated, the selection is impossible or leaves no row, or the rank or the
+        number of factors is impossible.
     """
     return calibrate_with_report(source, config)[0]
 
@@ -58,7 +59,12 @@ def calibrate_with_report(
     """Make operators as `calibrate` does, and say in a few lines what was selected."""
     config = config or CalibrationConfig()
     selected = select_rows(_content(source), config)
-    operators = make_operators(selected.system_matrix, config.rank, _sha256(source))
+    if config.factors is None:
+        operators = make_operators(selected.system_matrix, config.rank, _sha256(source))
+    else:
+        operators = make_factored_operators(
+            selected.system_matrix, config.factors, config.rank, _sha256(source)
+        )
     return operators, _report(selected, operators, config)
 
 
@@ -70,7 +76,7 @@ def system_matrix_from_mdf(source: Source, config: CalibrationConfig | None = No
     source : path or MdfFile
         MDF calibration with at least two background frames.
     config : CalibrationConfig, optional
-        Row selection and grid; the rank is not used.
+        Row selection and grid; rank and factors are not used.
 
     Returns
     -------
@@ -113,9 +119,15 @@ def _report(selected: SelectedRows, operators: Operators, config: CalibrationCon
         f"singular values: condition number {condition:.3g}, {s[0] / s[operators.rank - 1]:.3g} for the "
         f"{operators.rank} of {len(s)} in the least-squares start"
     )
-    if operators.n_rows < ROWS_PER_VOXEL * operators.n_voxels:
+    if operators.dense is None:
         report.append(
-            f"note: {operators.n_rows} real rows for {operators.n_voxels} voxels are too few to estimate the "
-            "noise level of a measurement; it has to be given to the reconstruction"
+            f"factors: {operators.n_triplets} singular triplets in place of the system matrix; relative "
+            f"error {operators.truncation_error:.3g} (Frobenius norm), largest dropped singular value "
+            f"{operators.largest_dropped:.3g} of {s[0]:.3g}"
+        )
+    if not can_estimate_noise(operators):
+        report.append(
+            f"note: {rows_for_unknowns(operators)} are too few to estimate the noise level of a measurement; "
+            "it has to be given to the reconstruction"
         )
     return tuple(report)

@@ -30,6 +30,8 @@ class CalibrationConfig:
         Replace A by A U D, as for data emulated with A itself (Sec. IV-D).
     rank : int, optional
         Singular triplets of the least-squares start; None for the default of `make_operators`.
+    factors : int, optional
+        Keep so many singular triplets of the system matrix in its place; None keeps the matrix.
 
     Raises
     ------
@@ -46,6 +48,7 @@ class CalibrationConfig:
     upsample: int = 1
     smooth: bool = False
     rank: int | None = None
+    factors: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.snr_threshold) and self.snr_threshold >= 0):
@@ -65,3 +68,5 @@ class CalibrationConfig:
             raise ConfigError(f"receive channels are {self.channels}; expected distinct 0-based numbers")
         if self.upsample < 1:
             raise ConfigError(f"upsampling factor is {self.upsample}; expected 1 (none) or more")
+        if self.factors is not None and self.factors < 1:
+            raise ConfigError(f"factors is {self.factors}; expected at least 1, or none to keep the matrix")

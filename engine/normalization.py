@@ -22,8 +22,9 @@ EPSILON_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max
 SNR_FLOOR_DB = -20.0
 """Lowest SNR that a measurement is said to have: below it the estimate is the scatter of the noise."""
 
-ROWS_PER_VOXEL = 2
-"""Rows needed per voxel to estimate the noise from the part of the data that no image explains."""
+ROWS_PER_TRIPLET = 2
+"""Rows needed per singular triplet (dense operators: per voxel) to estimate the noise from the part of the
+data that no image explains."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class NormalizedMeasurement:
         None if it was not given and the operators have too few rows to estimate it.
     epsilon : float or None
         Bound sigma sqrt(R) on the norm of the noise, in the units of `y`; None without sigma.
-    explained : ndarray of float32, shape (N,)
+    explained : ndarray of float32, shape (K,)
         U^T y: what of the data some image explains, in the coordinates of A = U diag(s) V^T.
     outside : ndarray of float32, shape (R,)
         y - U U^T y: what no image explains.
@@ -94,6 +95,17 @@ class NormalizedMeasurement:
         return 10.0 * math.log10(max(ratio, 10.0 ** (SNR_FLOOR_DB / 10.0)))
 
 
+def can_estimate_noise(operators: Operators) -> bool:
+    """Whether the operators have the rows to estimate the noise level of a measurement."""
+    return operators.n_rows >= ROWS_PER_TRIPLET * operators.n_triplets
+
+
+def rows_for_unknowns(operators: Operators) -> str:
+    """Say how many rows there are for how many unknowns of the noise estimate."""
+    unknowns = "voxels" if operators.dense is not None else "singular triplets"
+    return f"{operators.n_rows} rows for {operators.n_triplets} {unknowns}"
+
+
 def check_rows(rows: NDArray[np.floating], operators: Operators) -> None:
     """Check that whitened rows (R,) belong to the operators and are finite.
 
@@ -125,7 +137,8 @@ def normalize(
 
     The intensity is the peak of the Tikhonov image V diag(s / (1 + s^2)) U^T y over `TIKHONOV_PEAK`. The
     noise is estimated from the residual y - U U^T y that no image explains, which also holds model errors:
-    sigma^2 = ||y - U U^T y||^2 / (R - N), at least `SIGMA_FLOOR` of the rms of y. Both scale with y.
+    sigma^2 = ||y - U U^T y||^2 / (R - K), at least `SIGMA_FLOOR` of the rms of y. Both scale with y. Dense
+    operators have K = N triplets; with fewer the residual also holds the data that the dropped ones explain.
 
     Parameters
     ----------
@@ -164,7 +177,7 @@ def normalize(
     # The residual itself, not ||y||^2 - ||U^T y||^2: that difference loses its digits at a high SNR.
     outside = unit - coefficients @ operators.left_singular
     remainder = float(np.linalg.norm(outside.astype(np.float64)))
-    if sigma is None and operators.n_rows >= ROWS_PER_VOXEL * operators.n_voxels:
+    if sigma is None and can_estimate_noise(operators):
         sigma = peak * _estimate_sigma(unit, remainder, operators)
     epsilon = None if sigma is None else sigma * math.sqrt(operators.n_rows) / scale
     if epsilon is not None and not EPSILON_RANGE[0] <= epsilon <= EPSILON_RANGE[1]:
@@ -189,8 +202,8 @@ def noise_bound(measurement: NormalizedMeasurement, operators: Operators) -> flo
     """Return epsilon, or raise PairingError if the noise level is not known."""
     if measurement.epsilon is None:
         raise PairingError(
-            f"the operators have {operators.n_rows} rows for {operators.n_voxels} voxels; estimating the "
-            f"noise level needs at least {ROWS_PER_VOXEL * operators.n_voxels} rows; give sigma"
+            f"the operators have {rows_for_unknowns(operators)}; estimating the noise level needs at least "
+            f"{ROWS_PER_TRIPLET * operators.n_triplets} rows; give sigma"
         )
     return measurement.epsilon
 
@@ -204,6 +217,6 @@ def _tikhonov_peak(coefficients: Float32Array, operators: Operators) -> float:
 
 
 def _estimate_sigma(unit: Float32Array, remainder: float, operators: Operators) -> float:
-    sigma = remainder / math.sqrt(operators.n_rows - operators.n_voxels)
+    sigma = remainder / math.sqrt(operators.n_rows - operators.n_triplets)
     floor = SIGMA_FLOOR * np.linalg.norm(unit.astype(np.float64)) / math.sqrt(operators.n_rows)
     return max(sigma, float(floor))

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import PairingError
 from engine.mpi.grid import Grid
 
 SPECTRAL_NORM = 25.0
@@ -93,8 +94,29 @@ class Acquisition:
 
 
 @dataclass(frozen=True)
+class DenseMatrices:
+    """What grows with the product of rows and voxels, and with the square of the voxels.
+
+    Attributes
+    ----------
+    system_matrix : ndarray of float32, shape (R, N)
+        A: rows [Re; Im], whitened, divided by `Operators.scale`.
+    inverse : ndarray of float32, shape (N, N)
+        M = (I + A^T A)^-1 of Eq. (7).
+    """
+
+    system_matrix: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Operators:
     """One system matrix, ready for the solvers. R = 2M real rows, N voxels; arrays are C-contiguous.
+
+    The matrix is given by K singular triplets, A = U diag(s) V^T. Dense operators hold all of them (K = N)
+    and the matrices multiplied out. Factored operators hold the triplets alone, in memory linear in
+    (R + N) K; A then means U diag(s) V^T of these, and M its (I + A^T A)^-1
+    (`engine.products` applies both).
 
     Attributes
     ----------
@@ -109,22 +131,23 @@ class Operators:
         in the unit of the raw spectra. Rows of a measurement are divided by it (whitening).
     scale : float
         Factor between the whitened system matrix (per unit concentration) and `system_matrix`.
-    system_matrix : ndarray of float32, shape (R, N)
-        A: rows [Re; Im], whitened, divided by `scale`.
-    adjoint : ndarray of float32, shape (N, R)
-        A^T as a contiguous copy.
-    inverse : ndarray of float32, shape (N, N)
-        M = (I + A^T A)^-1 of Eq. (7).
-    left_singular : ndarray of float32, shape (N, R)
-        U^T of the thin SVD A = U diag(s) V^T.
-    singular_values : ndarray of float64, shape (N,)
+    left_singular : ndarray of float32, shape (K, R)
+        U^T of the singular value decomposition A = U diag(s) V^T.
+    singular_values : ndarray of float64, shape (K,)
         s, decreasing.
-    right_singular : ndarray of float32, shape (N, N)
+    right_singular : ndarray of float32, shape (N, K)
         V, one singular vector per column.
     rank : int
-        Singular triplets kept in the least-squares start.
+        Singular triplets kept in the least-squares start, at most K.
     source_sha256 : str
         SHA-256 of the calibration file (or "" for one made in memory).
+    dense : DenseMatrices, optional
+        A and M multiplied out; None for factored operators.
+    truncation_error : float
+        ||A - U diag(s) V^T|| / ||A|| of the calibration's matrix A, in the Frobenius norm; 0 for dense ones.
+    largest_dropped : float
+        Singular value number K + 1 of the calibration's matrix, in the unit of `singular_values`: a
+        unit vector as image can lose data of that norm. 0 for dense operators.
     """
 
     grid: Grid
@@ -132,24 +155,39 @@ class Operators:
     acquisition: Acquisition
     noise_std: NDArray[np.float64]
     scale: float
-    system_matrix: NDArray[np.float32]
-    adjoint: NDArray[np.float32]
-    inverse: NDArray[np.float32]
     left_singular: NDArray[np.float32]
     singular_values: NDArray[np.float64]
     right_singular: NDArray[np.float32]
     rank: int
     source_sha256: str = ""
+    dense: DenseMatrices | None = None
+    truncation_error: float = 0.0
+    largest_dropped: float = 0.0
 
     @property
     def n_rows(self) -> int:
         """Number R of real rows."""
-        return int(self.system_matrix.shape[0])
+        return int(self.left_singular.shape[1])
 
     @property
     def n_voxels(self) -> int:
         """Number N of voxels."""
-        return int(self.system_matrix.shape[1])
+        return int(self.right_singular.shape[0])
+
+    @property
+    def n_triplets(self) -> int:
+        """Number K of singular triplets."""
+        return len(self.singular_values)
+
+    @property
+    def system_matrix(self) -> NDArray[np.float32]:
+        """A, shape (R, N); PairingError for factored operators."""
+        return self._require_dense().system_matrix
+
+    @property
+    def inverse(self) -> NDArray[np.float32]:
+        """M, shape (N, N); PairingError for factored operators."""
+        return self._require_dense().inverse
 
     @cached_property
     def start_matrix(self) -> NDArray[np.float32]:
@@ -162,8 +200,17 @@ class Operators:
         """M A^T = V diag(s / (1 + s^2)) U^T, shape (N, R): the data's share of the image in Eq. (7).
 
         Its norm is at most 1/2. Applied one after the other, A^T rounds at the size of ||A||, and M lets
-        those errors pass wherever A hardly sees the image.
+        those errors pass wherever A hardly sees the image. PairingError for factored operators.
         """
+        self._require_dense()
         s = self.singular_values
         weights = self.right_singular.astype(np.float64) * (s / (1.0 + s**2))
         return np.ascontiguousarray(weights @ self.left_singular.astype(np.float64), np.float32)
+
+    def _require_dense(self) -> DenseMatrices:
+        if self.dense is None:
+            raise PairingError(
+                f"the operators hold {self.n_triplets} singular triplets in place of the system matrix, but "
+                "this needs the matrix itself; run engine calibrate without --factors"
+            )
+        return self.dense

@@ -13,20 +13,21 @@ from numpy.typing import DTypeLike, NDArray
 from engine.atomic_write import atomic_path
 from engine.errors import MdfError, OperatorsError
 from engine.mpi.grid import Grid
-from engine.operators import Acquisition, Operators, RowLayout
+from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
 
 KIND = "deq-mpi-operators"
 """Root attribute `kind` of every operators file."""
 
-SCHEMA = 1
-"""Version of the layout of the file that this module writes and reads."""
+SCHEMA = 2
+"""Version of the layout of the file that this module writes; it reads this one and all before."""
 
 
 @dataclass(frozen=True)
 class Field:
     """One dataset of the file: the names of its axes, element type, unit and meaning.
 
-    M complex rows, R = 2M real rows, N voxels, L selected channels, K bins; digits are lengths.
+    M complex rows, R = 2M real rows, N voxels, T singular triplets, L selected channels, K bins; digits are
+    lengths.
     """
 
     axes: tuple[str, ...]
@@ -51,14 +52,35 @@ FIELDS = {
     "noise_std": Field(("M",), np.float64, "signal", "noise per real component of each complex row"),
     "scale": Field((), np.float64, "1/concentration", "whitened system matrix over `system_matrix`"),
     "system_matrix": Field(("R", "N"), np.float32, "1", "A, rows [Re; Im], whitened and normalised"),
-    "adjoint": Field(("N", "R"), np.float32, "1", "transpose of A"),
     "inverse": Field(("N", "N"), np.float32, "1", "(I + A^T A)^-1"),
-    "left_singular": Field(("N", "R"), np.float32, "1", "U^T of A = U diag(s) V^T"),
-    "singular_values": Field(("N",), np.float64, "1", "s, decreasing"),
-    "right_singular": Field(("N", "N"), np.float32, "1", "V, one singular vector per column"),
+    "left_singular": Field(("T", "R"), np.float32, "1", "U^T of A = U diag(s) V^T"),
+    "singular_values": Field(("T",), np.float64, "1", "s, decreasing"),
+    "right_singular": Field(("N", "T"), np.float32, "1", "V, one singular vector per column"),
     "rank": Field((), np.int64, "1", "singular triplets of the least-squares start"),
+    "truncation_error": Field((), np.float64, "1", "||A - U diag(s) V^T|| / ||A||, Frobenius norms"),
+    "largest_dropped": Field((), np.float64, "1", "singular value number T + 1 of A; 0 if T = N"),
 }
 """Every dataset of the file, in the order in which they are hashed."""
+
+DENSE = ("system_matrix", "inverse")
+"""Datasets that a file of factored operators lacks."""
+
+FIELDS_OF_SCHEMA_1 = {
+    name: FIELDS[name] if name in FIELDS else Field(("N", "R"), np.float32, "1", "transpose of A")
+    for name in (
+        *(name for name in FIELDS if "/" in name),
+        "noise_std",
+        "scale",
+        "system_matrix",
+        "adjoint",
+        "inverse",
+        "left_singular",
+        "singular_values",
+        "right_singular",
+        "rank",
+    )
+}
+"""What files held before there were factored operators; the adjoint, which nothing used, is not kept."""
 
 TEXTS = ("source_sha256", "signal_unit")
 """Root attributes that belong to the content: hash of the calibration file, unit of `noise_std`."""
@@ -84,16 +106,18 @@ def save_operators(path: str | os.PathLike[str], operators: Operators) -> None:
     arrays = _to_arrays(operators)
     _check_shapes(Path(path), arrays)
     texts = dict(zip(TEXTS, (operators.source_sha256, operators.acquisition.unit), strict=True))
+    digest = _ContentDigest()
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["kind"] = KIND
         file.attrs["schema"] = SCHEMA
         file.attrs.update(texts)
-        file.attrs["content_sha256"] = _content_sha256(arrays, texts)
-        for name, field in FIELDS.items():
-            dataset = file.create_dataset(name, data=arrays[name])
-            dataset.attrs["unit"] = field.unit
-            dataset.attrs["axes"] = ", ".join(field.axes)
-            dataset.attrs["meaning"] = field.meaning
+        for name, array in arrays.items():
+            digest.update(name, array)
+            dataset = file.create_dataset(name, data=array)
+            dataset.attrs["unit"] = FIELDS[name].unit
+            dataset.attrs["axes"] = ", ".join(FIELDS[name].axes)
+            dataset.attrs["meaning"] = FIELDS[name].meaning
+        file.attrs["content_sha256"] = digest.finish(texts)
 
 
 def load_operators(path: str | os.PathLike[str]) -> Operators:
@@ -124,12 +148,18 @@ def load_operators(path: str | os.PathLike[str]) -> Operators:
     try:
         with h5py.File(path, "r") as file:
             _check_identity(path, file)
-            arrays = {name: _read(path, file, name, field) for name, field in FIELDS.items()}
+            arrays = {}
+            digest = _ContentDigest()
+            for name, field in _fields_in(file).items():
+                array = _read(path, file, name, field)
+                digest.update(name, array)
+                if name in FIELDS:
+                    arrays[name] = array
             texts = {key: _text(path, file, key) for key in TEXTS}
             recorded = _text(path, file, "content_sha256")
     except (OSError, KeyError, RuntimeError) as error:  # what h5py raises on damaged files
         raise OperatorsError(f"{path} cannot be read ({error}); run engine calibrate again") from error
-    if _content_sha256(arrays, texts) != recorded:
+    if digest.finish(texts) != recorded:
         raise OperatorsError(
             f"{path} does not match its own SHA-256: it was changed or damaged; run engine calibrate again"
         )
@@ -142,8 +172,11 @@ def load_operators(path: str | os.PathLike[str]) -> Operators:
 
 def _to_arrays(operators: Operators) -> dict[str, NDArray[Any]]:
     owners = {"grid": operators.grid, "layout": operators.layout, "acquisition": operators.acquisition}
+    dense = operators.dense is not None
     arrays = {}
     for name, field in FIELDS.items():
+        if name in DENSE and not dense:
+            continue
         group, _, attribute = name.rpartition("/")
         arrays[name] = np.asarray(getattr(owners.get(group, operators), attribute), field.dtype, order="C")
     return arrays
@@ -153,7 +186,12 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> Oper
     size, extent, center = (arrays[f"grid/{name}"].tolist() for name in ("size", "field_of_view", "center"))
     lines, bins = arrays["layout/shape"].tolist()
     own: dict[str, Any] = {name: array for name, array in arrays.items() if "/" not in name}
-    own |= {"scale": float(own["scale"]), "rank": int(own["rank"])}
+    own["rank"] = int(own["rank"])
+    for name in ("scale", "truncation_error", "largest_dropped"):
+        if name in own:
+            own[name] = float(own[name])
+    if "system_matrix" in own:
+        own["dense"] = DenseMatrices(own.pop("system_matrix"), own.pop("inverse"))
     return Operators(
         grid=Grid(tuple(size), tuple(extent), tuple(center)),
         layout=RowLayout((lines, bins), arrays["layout/index"]),
@@ -176,10 +214,18 @@ def _check_identity(path: Path, file: h5py.File) -> None:
     kind, schema = file.attrs.get("kind"), file.attrs.get("schema")
     if not isinstance(kind, str) or kind != KIND:
         raise OperatorsError(f"{path} has kind {kind!r}, expected {KIND!r}; make one with engine calibrate")
-    if schema != SCHEMA:
+    if schema not in range(1, SCHEMA + 1):
         raise OperatorsError(
-            f"{path} has schema {schema}, this version reads schema {SCHEMA}; run engine calibrate again"
+            f"{path} has schema {schema}, this version reads schema 1 to {SCHEMA}; run engine calibrate again"
         )
+
+
+def _fields_in(file: h5py.File) -> dict[str, Field]:
+    """Return the datasets that a file must hold, in the order in which they were hashed."""
+    if file.attrs["schema"] == 1:
+        return FIELDS_OF_SCHEMA_1
+    is_dense = any(name in file for name in DENSE)
+    return {name: field for name, field in FIELDS.items() if is_dense or name not in DENSE}
 
 
 def _read(path: Path, file: h5py.File, name: str, field: Field) -> NDArray[Any]:
@@ -214,28 +260,39 @@ def _check_shapes(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         "N": int(np.prod(arrays["grid/size"])),
         "L": len(arrays["acquisition/channels"]),
         "K": bins,
+        "T": arrays["singular_values"].size,
     }
-    for name, field in FIELDS.items():
-        expected = tuple(lengths[axis] for axis in field.axes)
-        if arrays[name].shape != expected:
-            raise OperatorsError(f"{path}: {name} has shape {arrays[name].shape}, expected {expected}")
+    for name, array in arrays.items():
+        expected = tuple(lengths[axis] for axis in FIELDS[name].axes)
+        if array.shape != expected:
+            raise OperatorsError(f"{path}: {name} has shape {array.shape}, expected {expected}")
+    if not 1 <= lengths["T"] <= lengths["N"]:
+        raise OperatorsError(f"{path}: {lengths['T']} singular_values, expected 1 to {lengths['N']}")
+    if "system_matrix" in arrays and lengths["T"] != lengths["N"]:
+        raise OperatorsError(
+            f"{path}: {lengths['T']} singular_values beside a system_matrix, expected {lengths['N']}"
+        )
     index = arrays["layout/index"]
     if n_rows == 0 or index[0] < 0 or index[-1] >= lines * bins or np.any(np.diff(index) <= 0):
         raise OperatorsError(f"{path}: layout/index does not fit a dense layout of {lines} x {bins}")
     if lines != int(arrays["acquisition/n_periods"]) * lengths["L"]:
         raise OperatorsError(f"{path}: {lines} lines in the layout, expected periods times selected channels")
-    if not 1 <= arrays["rank"] <= lengths["N"]:
-        raise OperatorsError(f"{path}: rank {arrays['rank']}, expected 1 to {lengths['N']}")
+    if not 1 <= arrays["rank"] <= lengths["T"]:
+        raise OperatorsError(f"{path}: rank {arrays['rank']}, expected 1 to {lengths['T']}")
 
 
-def _content_sha256(arrays: dict[str, NDArray[Any]], texts: dict[str, str]) -> str:
-    """SHA-256 over names, shapes and little-endian values in the order of `FIELDS`, then the texts."""
-    digest = hashlib.sha256()
-    for name, field in FIELDS.items():
-        array = arrays[name]
-        digest.update(f"{name} {array.shape}\n".encode())
-        little_endian = np.asarray(array, np.dtype(field.dtype).newbyteorder("<"), order="C")
-        digest.update(little_endian.reshape(-1).view(np.uint8).data)
-    for key in TEXTS:
-        digest.update(f"{key} {texts[key]}\n".encode())
-    return digest.hexdigest()
+class _ContentDigest:
+    """SHA-256 over names, shapes and little-endian values of the datasets, then the texts."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def update(self, name: str, array: NDArray[Any]) -> None:
+        self._sha256.update(f"{name} {array.shape}\n".encode())
+        little_endian = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        self._sha256.update(little_endian.reshape(-1).view(np.uint8).data)
+
+    def finish(self, texts: dict[str, str]) -> str:
+        for key in TEXTS:
+            self._sha256.update(f"{key} {texts[key]}\n".encode())
+        return self._sha256.hexdigest()

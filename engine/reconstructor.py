@@ -203,7 +203,7 @@ class Reconstructor:
     ) -> float | None:
         if measurement is None or solution is None or measurement.epsilon is None:
             return None
-        # ||A x - y|| in the coordinates of A = U diag(s) V^T, where it takes N values instead of R.
+        # ||A x - y|| in the coordinates of A = U diag(s) V^T, where it takes K values instead of R.
         explained = self.operators.singular_values * (solution.value @ self.operators.right_singular)
         misfit = float(np.linalg.norm(explained - measurement.explained))
         return float(np.hypot(misfit, measurement.remainder)) / measurement.epsilon

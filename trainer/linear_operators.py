@@ -31,7 +31,8 @@ class TorchOperators(nn.Module):
     Raises
     ------
     OperatorsError
-        If the grid has more than one slice: the networks are two-dimensional.
+        If the grid has more than one slice: the networks are two-dimensional; or if the operators hold
+        singular triplets in place of the system matrix.
     """
 
     system_matrix: Tensor
@@ -49,6 +50,11 @@ class TorchOperators(nn.Module):
         if nz != 1:
             raise OperatorsError(
                 f"the grid has {nz} slices; the networks need one (Nz = 1): calibrate on a 2-D grid"
+            )
+        if operators.dense is None:
+            raise OperatorsError(
+                f"the operators hold {operators.n_triplets} singular triplets in place of the system matrix; "
+                "training needs the matrix: run engine calibrate without --factors"
             )
         self.image_shape = (ny, nx)
         self.layout_shape = operators.layout.shape

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
-from engine.normalization import ROWS_PER_VOXEL, SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.normalization import ROWS_PER_TRIPLET, SIGMA_FLOOR, TIKHONOV_PEAK
 from trainer.linear_operators import TorchOperators
 
 
@@ -97,9 +97,9 @@ def estimate_sigma(operators: TorchOperators, rows: Tensor, explained: Tensor) -
         If there are too few rows to tell noise from signal.
     """
     n_rows, n_voxels = operators.n_rows, operators.n_voxels
-    if n_rows < ROWS_PER_VOXEL * n_voxels:
+    if n_rows < ROWS_PER_TRIPLET * n_voxels:
         raise InputError(
-            f"{n_rows} real rows for {n_voxels} voxels; expected at least {ROWS_PER_VOXEL * n_voxels} to "
+            f"{n_rows} real rows for {n_voxels} voxels; expected at least {ROWS_PER_TRIPLET * n_voxels} to "
             "estimate the noise: select more rows of the system matrix"
         )
     outside = rows - explained @ operators.left_singular

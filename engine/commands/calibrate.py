@@ -75,6 +75,12 @@ def _parse_channels(
 )
 @click.option("--smooth", is_flag=True, help="Use A U D in place of A: for data emulated with A itself.")
 @click.option("--rank", type=int, metavar="N", help="Singular values in the least-squares start.  [65 %]")
+@click.option(
+    "--factors",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Keep K singular triplets in place of the system matrix: for large grids.",
+)
 def calibrate(
     system_matrix: Path,
     operators: Path,
@@ -87,6 +93,7 @@ def calibrate(
     upsample: int,
     smooth: bool,
     rank: int | None,
+    factors: int | None,
 ) -> None:
     """Turn the MDF calibration SYSTEM_MATRIX into the operators file OPERATORS."""
     require_distinct_files([system_matrix], [operators])
@@ -101,6 +108,7 @@ def calibrate(
         upsample=upsample,
         smooth=smooth,
         rank=rank,
+        factors=factors,
     )
     result, report = calibrate_with_report(system_matrix, config)
     save_operators(operators, result)

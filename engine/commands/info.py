@@ -14,6 +14,7 @@ from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf_access import background_mask, bins, calibration_grid, images, reconstruction_grid
 from engine.mpi.mdf_values import damage_reported
+from engine.operators import Operators
 from engine.operators_file import KIND as OPERATORS_KIND
 from engine.operators_file import load_operators
 
@@ -81,8 +82,18 @@ def _describe_operators(path: Path) -> list[str]:
         f"receiver: bandwidth {acquisition.bandwidth:g} Hz, {acquisition.n_samples} samples, "
         f"{acquisition.n_periods} periods, {acquisition.n_channels} channels",
         f"singular values {s[0]:.4g} to {s[-1]:.4g}, start of rank {operators.rank}",
+        _form_line(operators),
         f"calibration file SHA-256: {operators.source_sha256 or 'none, made in memory'}",
     ]
+
+
+def _form_line(operators: Operators) -> str:
+    if operators.dense is not None:
+        return "system matrix: as it is"
+    return (
+        f"system matrix: {operators.n_triplets} singular triplets, relative error "
+        f"{operators.truncation_error:.3g}, largest dropped singular value {operators.largest_dropped:.3g}"
+    )
 
 
 def _describe_truth(path: Path) -> list[str]:

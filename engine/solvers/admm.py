@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.protocols import ImagePrior
+from engine.protocols import Float32Array, ImagePrior
 from engine.solution import Solution
 from engine.solvers.ball_step import BallStep
 from engine.solvers.plain_iteration import iterate_plain
+from engine.solvers.planar_grid import require_one_slice
 from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
 from engine.solvers.weighted_frames import (
     check_tolerance,
@@ -47,7 +48,7 @@ class Admm(ABC):
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Of the system matrix.
     weights : MethodWeights
         Weights by the SNR of a measurement, and the number of iterations.
     tolerance : float, optional
@@ -57,8 +58,6 @@ class Admm(ABC):
     ------
     ConfigError
         If the weights are not those of the method, or the tolerance is negative.
-    PairingError
-        If the grid has more than one slice.
     """
 
     method: str
@@ -69,7 +68,6 @@ class Admm(ABC):
         self.operators = operators
         self.weights = weights
         self.tolerance = tolerance
-        BallStep(operators, _no_prior)  # refuses what the iteration cannot take
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -100,15 +98,27 @@ class Admm(ABC):
 
 
 class AdmmL1(Admm):
-    """R(x) = alpha ||x||_1: weight "l1"."""
+    """R(x) = alpha ||x||_1: weight "l1". The only one for volumes (Nz > 1) too."""
 
     method = "admm-l1"
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
-        return lambda v, _noise: prox_l1(v[:, 0], weights["l1"])[:, None]
+        def threshold(v: Float32Array, _noise: Float32Array) -> NDArray[np.floating]:
+            # Each voxel by itself, so the slices of a volume may as well lie one below the other.
+            return prox_l1(v.reshape(len(v), -1, v.shape[-1]), weights["l1"]).reshape(v.shape)
+
+        return threshold
 
 
-class AdmmTv(Admm):
+class PlanarAdmm(Admm):
+    """An `Admm` whose image prior is two-dimensional: PairingError for a grid of more than one slice."""
+
+    def __init__(self, operators: Operators, weights: MethodWeights, tolerance: float = TOLERANCE) -> None:
+        require_one_slice(operators)
+        super().__init__(operators, weights, tolerance)
+
+
+class AdmmTv(PlanarAdmm):
     """R(x) = alpha TV(x): weight "tv"."""
 
     method = "admm-tv"
@@ -120,7 +130,7 @@ class AdmmTv(Admm):
         )[:, None]
 
 
-class AdmmHybrid(Admm):
+class AdmmHybrid(PlanarAdmm):
     """R(x) = alpha_1 ||x||_1 + alpha_TV TV(x): weights "l1" and "tv"."""
 
     method = "admm-hybrid"
@@ -140,7 +150,3 @@ class AdmmHybrid(Admm):
 def _zero_dual(operators: Operators, n_frames: int) -> NDArray[np.float64]:
     _, ny, nx = operators.grid.volume_shape
     return np.zeros((n_frames, 2, ny, nx))
-
-
-def _no_prior(v: NDArray[np.float32], _noise: NDArray[np.float32]) -> NDArray[np.float32]:
-    return v

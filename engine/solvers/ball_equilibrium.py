@@ -12,12 +12,13 @@ from engine.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solution import Solution
 from engine.solvers.ball_step import BallStep
+from engine.solvers.planar_grid import require_one_slice
 
 
 class BallEquilibrium:
     """The fixed point of Psi_RDN and the projection on the l2 ball (Eqs. 5-9 with Eq. 10).
 
-    As `Equilibrium`, but the data side is the projection, for which N + 1 coordinates of the data are exact
+    As `Equilibrium`, but the data side is the projection, for which K + 1 coordinates of the data are exact
     (`BallStep`).
 
     Parameters
@@ -46,6 +47,7 @@ class BallEquilibrium:
         config: FixedPointConfig | None = None,
         dual_start: float = 0.0,
     ) -> None:
+        require_one_slice(operators)
         self._dual_start = dual_start
         self.operators = operators
         self.config = config or FixedPointConfig()

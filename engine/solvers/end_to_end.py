@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import NonFiniteError, PairingError
+from engine.errors import NonFiniteError
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solution import Result, Solution, SolveStats
+from engine.solvers.planar_grid import require_one_slice
 
 
 class EndToEnd:
@@ -32,15 +33,10 @@ class EndToEnd:
     method = "end-to-end"
 
     def __init__(self, operators: Operators, prior: ImagePrior) -> None:
-        nx, ny, nz = operators.grid.size
-        if nz != 1:
-            raise PairingError(
-                f"the operators' grid has {nz} slices; the networks take images of one slice; "
-                "use a system matrix with Nz = 1 or a method without networks"
-            )
+        require_one_slice(operators)
         self.operators = operators
         self._prior = prior
-        self._image_shape = (1, ny, nx)
+        self._image_shape = operators.grid.volume_shape
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -4,11 +4,11 @@ import numpy as np
 
 from engine.operators import Operators
 from engine.protocols import Float32Array, ImagePrior
-from engine.solvers.admm import TOLERANCE, Admm, FrameWeights
+from engine.solvers.admm import TOLERANCE, FrameWeights, PlanarAdmm
 from engine.weights import MethodWeights
 
 
-class PlugAndPlay(Admm):
+class PlugAndPlay(PlanarAdmm):
     """Plug-and-play ADMM: Psi_R(v) = scale D(v / scale) with a denoiser D: weight "scale".
 
     A denoiser trained on images of peak 1 with noise of one level removes `scale` times that noise from

@@ -12,6 +12,7 @@ from engine.protocols import ImagePrior
 from engine.solution import Result, Solution, SolveStats
 from engine.solvers.ball_step import BallStep
 from engine.solvers.plain_iteration import iterate_plain
+from engine.solvers.planar_grid import require_one_slice
 
 
 class Unrolled:
@@ -39,6 +40,7 @@ class Unrolled:
     def __init__(self, operators: Operators, prior: ImagePrior, iterations: int) -> None:
         if iterations < 1:
             raise ConfigError(f"iterations is {iterations}; expected at least 1")
+        require_one_slice(operators)
         self.operators = operators
         self.iterations = iterations
         self._step = BallStep(operators, prior)

@@ -10,7 +10,7 @@ from engine.calibration import make_operators
 from engine.errors import PairingError
 from engine.lanes import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
-from engine.operators import Operators, RowLayout
+from engine.operators import DenseMatrices, Operators, RowLayout
 
 STEP_TOLERANCE = 5e-6
 """Relative to the largest value: float32 sums of about 100 products, spectral norm 25."""
@@ -189,13 +189,11 @@ def authors_operators(a, inverse) -> Operators:
         acquisition=None,
         noise_std=np.ones(2743),
         scale=1.0,
-        system_matrix=a,
-        adjoint=np.ascontiguousarray(a.T),
-        inverse=inverse,
         left_singular=np.ascontiguousarray(u.T, np.float32),
         singular_values=s,
         right_singular=np.ascontiguousarray(vt.T, np.float32),
         rank=0,
+        dense=DenseMatrices(a, inverse),
     )
 
 

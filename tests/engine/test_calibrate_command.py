@@ -73,6 +73,16 @@ def test_every_option_reaches_the_selection(run, scan):
     np.testing.assert_array_equal(operators.system_matrix, expected.system_matrix)
 
 
+def test_factors_take_the_place_of_the_matrix(run, scan):
+    result, target = run("--factors", "15")
+    assert result.exit_code == 0, result.output
+    operators = load_operators(target)
+    assert operators.dense is None
+    expected = calibrate_from_python(scan.calibration(), CalibrationConfig(factors=15))
+    np.testing.assert_array_equal(operators.left_singular, expected.left_singular)
+    assert "15 singular triplets in place of the system matrix; relative error " in result.output
+
+
 def test_defaults_are_the_papers(run):
     result, target = run()
     assert result.exit_code == 0, result.output
@@ -82,7 +92,13 @@ def test_defaults_are_the_papers(run):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--harmonics", "two"), ("--harmonics", "2:x"), ("--channels", "0;1"), ("--upsample", "3")],
+    [
+        ("--harmonics", "two"),
+        ("--harmonics", "2:x"),
+        ("--channels", "0;1"),
+        ("--upsample", "3"),
+        ("--factors", "0"),
+    ],
 )
 def test_unreadable_options_are_usage_errors(run, option, value):
     result, target = run(option, value)
@@ -93,7 +109,11 @@ def test_unreadable_options_are_usage_errors(run, option, value):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [(("--snr-threshold", "1e9"), SelectionError), (("--harmonics", "3:2"), ConfigError)],
+    [
+        (("--snr-threshold", "1e9"), SelectionError),
+        (("--harmonics", "3:2"), ConfigError),
+        (("--factors", "21"), SelectionError),
+    ],
 )
 def test_impossible_requests_raise_input_errors_and_write_nothing(run, options, error):
     result, target = run(*options)

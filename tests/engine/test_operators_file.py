@@ -107,7 +107,7 @@ def test_a_dataset_of_another_type_is_named(copy):
 def test_another_schema_names_both_numbers(copy):
     with h5py.File(copy, "r+") as file:
         file.attrs["schema"] = SCHEMA + 1
-    with pytest.raises(OperatorsError, match=f"schema {SCHEMA + 1}.* schema {SCHEMA}"):
+    with pytest.raises(OperatorsError, match=f"schema {SCHEMA + 1}, .* schema 1 to {SCHEMA}"):
         load_operators(copy)
 
 
@@ -138,7 +138,7 @@ def test_what_is_not_an_operators_file_is_refused(tmp_path, written):
         {"rank": 0},
         {"rank": 36},
         {"noise_std": np.ones(3)},
-        {"inverse": np.ones((3, 3), np.float32)},
+        {"right_singular": np.ones((3, 3), np.float32)},
     ],
 )
 def test_contradicting_operators_are_not_written(operators, tmp_path, change):

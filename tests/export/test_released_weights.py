@@ -15,7 +15,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from engine.operators import Acquisition, Operators, RowLayout
+from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
 from engine.sessions import OnnxConsistency, OnnxPrior
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable
@@ -94,13 +94,14 @@ def published(iconlab) -> Published:
         acquisition=Acquisition(5e5, 10_000, 60, 1, np.array([0]), np.arange(130)),
         noise_std=np.ones(layout.n_rows),
         scale=1.0,
-        system_matrix=np.ascontiguousarray(matrix),
-        adjoint=np.ascontiguousarray(matrix.T),
-        inverse=np.ascontiguousarray((right.T / (1 + s**2)) @ right, np.float32),
         left_singular=np.ascontiguousarray(left.T, np.float32),
         singular_values=s,
         right_singular=np.ascontiguousarray(right.T, np.float32),
         rank=220,
+        dense=DenseMatrices(
+            np.ascontiguousarray(matrix),
+            np.ascontiguousarray((right.T / (1 + s**2)) @ right, np.float32),
+        ),
     )
     return Published(arrays, operators)
 

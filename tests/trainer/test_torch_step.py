@@ -8,7 +8,7 @@ import torch
 
 from engine.admm_step import AdmmStep as EngineStep
 from engine.errors import OperatorsError
-from engine.factorisation import make_operators
+from engine.factorisation import make_factored_operators, make_operators
 from engine.fixed_point import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
@@ -95,6 +95,11 @@ def test_a_volume_is_refused(system_matrix) -> None:
     thick = replace(system_matrix, grid=Grid((8, 3, 2), (0.016, 0.006, 0.004)))
     with pytest.raises(OperatorsError, match="2 slices"):
         TorchOperators(make_operators(thick))
+
+
+def test_factors_in_place_of_the_matrix_are_refused(system_matrix) -> None:
+    with pytest.raises(OperatorsError, match=r"5 singular triplets .* without --factors"):
+        TorchOperators(make_factored_operators(system_matrix, 5))
 
 
 def test_step_agrees_with_the_engine_s(scan, operators, rows, model) -> None:

@@ -207,11 +207,20 @@ def test_the_prior_sees_images_with_x_along_the_last_axis(problem, states) -> No
     np.testing.assert_array_equal(seen[0], expected)
 
 
-def test_more_than_one_slice_is_refused(make_system_matrix) -> None:
-    grid = Grid((3, 2, 2), (0.01, 0.01, 0.01))
-    operators = make_operators(make_system_matrix(grid, 20, (4, 6), 1))
-    with pytest.raises(PairingError, match="2 slices"):
-        BallStep(operators, lambda v, _noise: v)
+def test_a_volume_goes_to_the_prior_slice_by_slice(make_system_matrix) -> None:
+    grid = Grid((3, 2, 4), (0.01, 0.01, 0.01))
+    operators = make_operators(make_system_matrix(grid, 30, (4, 8), 1))
+    seen = []
+
+    def prior(v, _noise):
+        seen.append(v.copy())
+        return v
+
+    step = BallStep(operators, prior)
+    step.set_measurements(np.ones((1, 24)), np.ones(1), np.ones(1))
+    images = np.arange(24, dtype=np.float32)[None]
+    step(step.start(images), np.empty((1, step.state_size), np.float32))
+    np.testing.assert_array_equal(seen[0], grid.to_volume(images))
 
 
 def test_a_prior_that_changes_the_shape_is_refused(problem, states) -> None:
