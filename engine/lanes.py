@@ -11,6 +11,8 @@ from queue import SimpleQueue
 from typing import Protocol
 from weakref import finalize
 
+from engine.denormals import denormals_as_zero
+
 Task = Callable[[], None]
 
 
@@ -66,11 +68,12 @@ class TwoLanes:
 
 
 def _work(tasks: "SimpleQueue[Task | None]", ends: "SimpleQueue[BaseException | None]") -> None:
-    while (task := tasks.get()) is not None:
-        try:
-            task()
-        except BaseException as failure:
-            ends.put(failure)
-        else:
-            ends.put(None)
-        del task  # it holds the owner of this thread, which must be able to end
+    with denormals_as_zero():  # as in the thread that hands out the tasks
+        while (task := tasks.get()) is not None:
+            try:
+                task()
+            except BaseException as failure:
+                ends.put(failure)
+            else:
+                ends.put(None)
+            del task  # it holds the owner of this thread, which must be able to end

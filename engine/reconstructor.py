@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.blas_threads import single_blas_thread
+from engine.denormals import denormals_as_zero
 from engine.errors import NonFiniteError, PairingError
 from engine.intervals import Interval, Intervals
 from engine.method_settings import MethodSettings
@@ -165,7 +166,7 @@ class Reconstructor:
         self, frames: Sequence[NDArray[np.floating]], sigma: float | None
     ) -> list[Reconstruction]:
         started = time.perf_counter()
-        with single_blas_thread():
+        with single_blas_thread(), denormals_as_zero():
             measurements = [normalize(rows, self.operators, sigma) for rows in frames]
             given = [measurement for measurement in measurements if measurement is not None]
             solutions = iter(self.solver.solve(given) if given else ())
