@@ -12,13 +12,15 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import kernel
 
 IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64", "i686")
 """Elsewhere nothing is switched: on ARM denormals cost little."""
+
+cgutils: Any = untyped_cgutils
 
 FLUSH_TO_ZERO: Final = 0x8040
 """Bits of the register MXCSR: results (15) and operands (6) that are denormal count as zero."""
