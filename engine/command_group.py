@@ -96,6 +96,10 @@ class CommandGroup(click.Group):
                     raise  # the reader of our output has gone; click handles it
                 _report(ctx, str(error))
                 ctx.exit(1)
+            except MemoryError as error:
+                remedy = "give fewer frames at a time, or operators made with --factors"
+                _report(ctx, f"not enough memory ({error or 'no size given'}); {remedy}")
+                ctx.exit(1)
             except Exception as error:
                 hint = f"use {ctx.command_path} --debug for details"
                 _report(ctx, f"unexpected {type(error).__name__}: {error}; {hint}")
