@@ -1,4 +1,4 @@
-"""Is there room for a batch? Asked before the first frame, because Linux promises memory that it does not have."""
+"""Is there room for a batch? Asked before the first frame: Linux promises memory that it does not have."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MEGABYTE = 2**20
 
 
 def available_bytes() -> int | None:
-    """Return how much memory processes can still have without swapping; None where the system does not say."""
+    """Return the bytes that can still be had without swapping; None where the system does not say."""
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -40,5 +40,6 @@ def require_memory(n_bytes: int, purpose: str, remedy: str) -> None:
     available = available_bytes()
     if available is not None and n_bytes > available:
         raise ConfigError(
-            f"{purpose} needs {n_bytes / MEGABYTE:.0f} MB; {available / MEGABYTE:.0f} MB are available; {remedy}"
+            f"{purpose} needs {n_bytes / MEGABYTE:.0f} MB; {available / MEGABYTE:.0f} MB are available; "
+            f"{remedy}"
         )
