@@ -15,6 +15,12 @@ from engine.operators import Operators
 from engine.products import Products, products_of
 from engine.protocols import Consistency, Float32Array, ImagePrior
 
+IMAGES_AT_A_TIME = 8
+"""Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""
+
+DATA_AT_A_TIME = 2
+"""Frames that Psi_LC gets at once: its layout is twenty times as large. With 4 a frame takes a third longer."""
+
 
 class AdmmStep:
     """The map (x, d0, d1) -> h_theta(x, d0, d1; y, A) for F frames at once.
@@ -221,9 +227,17 @@ class AdmmStep:
         # The same memory, one row per frame.
         self._flat_images = self._images.reshape(n_frames, -1)
         self._flat_data = self._data.reshape(n_frames, -1)
-        self._regularised = bind("image prior", self._prior, self._images, self._noise)
+        self._regularised = bind(
+            "image prior", self._prior, self._images, self._noise, frames=IMAGES_AT_A_TIME
+        )
         self._consistent = bind(
-            "consistency block", self._consistency, self._data, self._measurement, self._mask, self._epsilon
+            "consistency block",
+            self._consistency,
+            self._data,
+            self._measurement,
+            self._mask,
+            self._epsilon,
+            frames=DATA_AT_A_TIME,
         )
 
 

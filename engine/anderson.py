@@ -67,7 +67,8 @@ class AndersonHistory:
         self._regularization = regularization
         self._measured = size if measured is None else measured
         self._values: NDArray[Any] = np.empty((memory, size), dtype)
-        self._residuals: NDArray[Any] = np.empty((memory, size), dtype)
+        # Undamped mixing looks at values only; of the residuals then just the measured part is needed.
+        self._residuals: NDArray[Any] = np.empty((memory, size if self._damping else self._measured), dtype)
         self._gram = np.empty((memory, memory))
         self._factor = np.empty((memory, memory))
         self._weights = np.empty(memory)
@@ -153,9 +154,10 @@ def _store(
     residuals: NDArray[Any],
     gram: NDArray[np.float64],
 ) -> None:
-    residual = residuals[slot]
+    residual, kept = residuals[slot], values[slot]
     for i in range(len(value)):
-        values[slot, i] = value[i]
+        kept[i] = value[i]
+    for i in range(len(residual)):
         residual[i] = value[i] - point[i]
     for k in range(len(gram)):  # one row per pair held
         other, overlap = residuals[k], 0.0
