@@ -19,7 +19,7 @@ IMAGES_AT_A_TIME = 8
 """Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""
 
 DATA_AT_A_TIME = 2
-"""Frames that Psi_LC gets at once: its layout is twenty times as large. With 4 a frame takes a third longer."""
+"""Frames that Psi_LC gets at once: its layout is twenty times as large, with 4 a frame takes a third longer."""
 
 
 class AdmmStep:
