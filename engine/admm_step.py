@@ -19,7 +19,7 @@ IMAGES_AT_A_TIME = 8
 """Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""
 
 DATA_AT_A_TIME = 2
-"""Frames that Psi_LC gets at once: its layout is twenty times as large, with 4 a frame takes a third longer."""
+"""Frames that Psi_LC gets at once: its layout is twenty times as large."""
 
 
 class AdmmStep:
@@ -170,7 +170,7 @@ class AdmmStep:
 
         def data_side() -> None:
             _scatter_difference(seen, d0, self._places, self._flat_data)  # v = A x - d0
-            z0 = np.asarray(self._consistent(), np.float32)  # Eq. (15)
+            z0 = np.ascontiguousarray(self._consistent(), np.float32)  # Eq. (15)
             _add_gathered(d0, z0.reshape(len(z), -1), self._places, d0_next)
             self._products.images_of_rows(d0_next, x_next)
 

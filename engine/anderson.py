@@ -35,7 +35,8 @@ class AndersonHistory:
     scaling f and z by a constant changes nothing. With one pair the point is the plain z + beta g.
 
     Vectors are kept in the state's type; every sum over them is done in float64, because weights of opposite
-    sign cancel. All buffers are allocated once; nothing else is allocated afterwards.
+    sign cancel. All buffers are allocated once; afterwards one block of `BLOCK` values at
+    a time is.
 
     Parameters
     ----------

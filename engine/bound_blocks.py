@@ -1,4 +1,4 @@
-"""Learned blocks bound to arrays that stay where they are: a call passes and allocates nothing."""
+"""Learned blocks bound to arrays that stay where they are; on the CPU a call then copies nothing."""
 
 from collections.abc import Callable
 from functools import partial

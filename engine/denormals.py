@@ -12,15 +12,12 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import kernel
 
 IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64", "i686")
 """Elsewhere nothing is switched: on ARM denormals cost little."""
-
-cgutils: Any = untyped_cgutils
 
 FLUSH_TO_ZERO: Final = 0x8040
 """Bits of the register MXCSR: results (15) and operands (6) that are denormal count as zero."""
@@ -40,17 +37,19 @@ def denormals_as_zero() -> Iterator[None]:
         _write_control(before)
 
 
-def _call_with_pointer(builder: Any, name: str, pointer: Any) -> None:
-    """Emit a call of an LLVM intrinsic that takes the place of a 32-bit value."""
+def _call(builder: Any, name: str, place: Any) -> None:
+    """Emit a call of an LLVM intrinsic that takes the address of a 32-bit value."""
     address = ir.IntType(8).as_pointer()
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [address]), name)
-    builder.call(function, [builder.bitcast(pointer, address)])
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [address]), name)
+    builder.call(function, [builder.bitcast(place, address)])
 
 
 def _stmxcsr_intrinsic(_typing: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        place = cgutils.alloca_once(builder, ir.IntType(32))
-        _call_with_pointer(builder, "llvm.x86.sse.stmxcsr", place)
+        place = builder.alloca(ir.IntType(32))
+        _call(builder, "llvm.x86.sse.stmxcsr", place)
         return builder.load(place)
 
     return types.uint32(), generate
@@ -58,8 +57,9 @@ def _stmxcsr_intrinsic(_typing: Any) -> Any:
 
 def _ldmxcsr_intrinsic(_typing: Any, _value: Any) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        place = cgutils.alloca_once_value(builder, arguments[0])
-        _call_with_pointer(builder, "llvm.x86.sse.ldmxcsr", place)
+        place = builder.alloca(ir.IntType(32))
+        builder.store(arguments[0], place)
+        _call(builder, "llvm.x86.sse.ldmxcsr", place)
         return context.get_dummy_value()
 
     return types.void(types.uint32), generate

@@ -1,16 +1,27 @@
 """Solve z = f(z) by safeguarded Anderson iteration, one vector at a time."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.anderson import AndersonHistory, residual_norms
-from engine.errors import ConfigError, NonFiniteError
+from engine.available_memory import require_memory
+from engine.errors import NonFiniteError
+from engine.fixed_point_config import FixedPointConfig
 from engine.solution import Result, Solution, SolveStats
+
+__all__ = [
+    "GROWTH_LIMIT",
+    "TINY_NORM",
+    "FixedPointConfig",
+    "FixedPointSolver",
+    "FramesStep",
+    "Step",
+    "solve_fixed_point",
+]
 
 GROWTH_LIMIT = 2.0
 """An accelerated point whose residual exceeds this many times the best one is rejected."""
@@ -32,56 +43,6 @@ class FramesStep(Protocol):
     def keep(self, frames: Sequence[int], /) -> None:
         """Go on with these frames only: row i of the states to come is row frames[i] of those before."""
         ...
-
-
-@dataclass(frozen=True)
-class FixedPointConfig:
-    """How to iterate, and when to stop.
-
-    Attributes
-    ----------
-    memory : int
-        Anderson history length m; 0 gives plain steps z + beta (f(z) - z).
-    beta : float
-        Mixing weight; 1 is undamped.
-    regularization : float
-        Of the Anderson weights, relative to the mean squared residual norm (`AndersonHistory`).
-    tolerance : float
-        Stop at ||f(z) - z|| / (||f(z)|| + 1e-12) <= tolerance, taken over the whole state.
-    max_iterations : int
-        Evaluations of f.
-
-    Raises
-    ------
-    ConfigError
-        If a value is of the wrong type or outside its range.
-    """
-
-    memory: int = 5
-    beta: float = 1.0
-    regularization: float = 1e-4
-    tolerance: float = 1e-4
-    max_iterations: int = 25
-
-    def __post_init__(self) -> None:
-        _require_integer("memory", self.memory, minimum=0)
-        _require_integer("max_iterations", self.max_iterations, minimum=1)
-        _require_number("beta", self.beta, positive=True)
-        _require_number("regularization", self.regularization, positive=True)
-        _require_number("tolerance", self.tolerance, positive=False)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "FixedPointConfig":
-        """Build from plain keys; raise ConfigError on a key that is not a setting."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown solver settings {unknown}; expected some of {sorted(known)}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, int | float]:
-        """Return the settings as plain keys."""
-        return asdict(self)
 
 
 class FixedPointSolver:
@@ -131,9 +92,11 @@ class FixedPointSolver:
         ------
         NonFiniteError
             If f returns NaN or infinity.
+        ConfigError
+            If there is not enough memory for so many frames.
         """
         self._prepare(starts)
-        self._points[...] = starts
+        self._points[: len(starts)] = starts
         active = list(range(len(starts)))  # row i of the points belongs to frame active[i]
         while active:
             points, values = self._points[: len(active)], self._values[: len(active)]
@@ -154,6 +117,11 @@ class FixedPointSolver:
         n_frames, size = starts.shape
         if self._points.shape[1] != size or self._points.dtype != starts.dtype:
             self._tracks.clear()
+        if len(self._tracks) < n_frames:
+            # Values and residuals in the history, the best value, point and value of a frame.
+            per_frame = (2 * max(1, self._config.memory) + 3) * size * starts.itemsize
+            more = n_frames - len(self._tracks)
+            require_memory(more * per_frame, f"a batch of {n_frames} frames", "give fewer frames at a time")
         if len(self._points) < n_frames or not self._tracks:
             self._points = np.empty((n_frames, size), starts.dtype)
             self._values = np.empty_like(self._points)
@@ -257,16 +225,3 @@ class _SingleFrame:
 
     def keep(self, _frames: Sequence[int]) -> None:
         """Nothing to leave out: a solve of one frame ends with it."""
-
-
-def _require_integer(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(f"{name} is {value!r}; expected an integer of at least {minimum}")
-
-
-def _require_number(name: str, value: object, *, positive: bool) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (positive and value == 0):  # type: ignore[operator]
-        raise ConfigError(
-            f"{name} is {value!r}; expected a {'positive' if positive else 'non-negative'} number"
-        )

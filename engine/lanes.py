@@ -5,6 +5,7 @@ handed its half through a queue: about ten microseconds. Both halves spend their
 runtime of the networks, which hold no Python lock.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -43,37 +44,89 @@ class OneLane:
 class TwoLanes:
     """The first task in the calling thread, the second in a thread that waits for it.
 
-    The thread ends with the object. `both` may be called from one thread at a time.
+    The thread ends with the object. `both` may be called from one thread at a time. If both tasks fail, the
+    failure of the first is raised, with that of the second as a note.
     """
 
     count = 2
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._ends: SimpleQueue[BaseException | None] = SimpleQueue()
-        threading.Thread(
-            target=_work, args=(self._tasks, self._ends), name="deq-mpi-lane", daemon=True
-        ).start()
-        finalize(self, self._tasks.put, None)
+        self._begin()
 
     def both(self, first: Task, second: Task) -> None:
         """Do both tasks at the same time."""
-        self._tasks.put(second)
+        if os.getpid() != self._process:  # after a fork the thread has stayed in the other process
+            self._begin()
+        job = _Job(second)
         try:
+            self._jobs.put(job)
             first()
-        finally:  # the second task uses the caller's buffers: never leave while it runs
-            failure = self._ends.get()
-        if failure is not None:
-            raise failure
+        except BaseException as error:
+            # The second task uses the caller's buffers: never leave while it runs. Whether it was handed over
+            # before an interrupt is not known; what is handed over now comes after it in any case.
+            last = _Job(_nothing)
+            self._jobs.put(last)
+            last.wait()
+            if job.failure is not None:
+                error.add_note(f"and at the same time: {type(job.failure).__name__}: {job.failure}")
+            raise
+        job.wait()
+        job.raise_failure()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        threading.Thread(target=_work, args=(self._jobs,), name="deq-mpi-lane", daemon=True).start()
+        finalize(self, self._jobs.put, None)
 
 
-def _work(tasks: "SimpleQueue[Task | None]", ends: "SimpleQueue[BaseException | None]") -> None:
-    with denormals_as_zero():  # as in the thread that hands out the tasks
-        while (task := tasks.get()) is not None:
+class _Job:
+    """A task for the other thread, and how it ended."""
+
+    def __init__(self, task: Task) -> None:
+        self._task: Task | None = task
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the task, in the other thread."""
+        try:
+            if self._task is not None:
+                self._task()
+        except BaseException as failure:
+            self.failure = failure
+        self._task = None  # it holds the owner of the thread, which must be able to end
+        self._ended.put(None)
+
+    def wait(self) -> None:
+        """Return when the task has ended, and not before: an interrupt is raised only then."""
+        interrupt: BaseException | None = None
+        while True:
             try:
-                task()
-            except BaseException as failure:
-                ends.put(failure)
+                self._ended.get()
+            except BaseException as error:
+                interrupt = error
             else:
-                ends.put(None)
-            del task  # it holds the owner of this thread, which must be able to end
+                break
+        if interrupt is not None:
+            raise interrupt
+
+    def raise_failure(self) -> None:
+        """Raise what the task raised, and let go of it."""
+        failure, self.failure = self.failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # its traceback holds this frame
+
+
+def _nothing() -> None:
+    pass
+
+
+def _work(jobs: "SimpleQueue[_Job | None]") -> None:
+    with denormals_as_zero():  # as in the thread that hands out the tasks
+        while (job := jobs.get()) is not None:
+            job.run()
+            del job

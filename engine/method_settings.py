@@ -65,7 +65,7 @@ class MethodSettings:
             raise ConfigError(f"max_iterations is {self.max_iterations!r}; expected an integer of at least 1")
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ConfigError(f"tolerance is {self.tolerance!r}; expected a non-negative number")
-        if self.threads not in (None, 1, 2, "auto"):
+        if isinstance(self.threads, bool | float) or self.threads not in (None, 1, 2, "auto"):
             raise ConfigError(f"threads is {self.threads!r}; expected 1, 2 or auto")
         for name, value in self.weights.items():
             if not (math.isfinite(value) and value > 0):
@@ -74,4 +74,6 @@ class MethodSettings:
     def given(self) -> list[str]:
         """Return the names of the settings that were made."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return [name for name, value in values.items() if value is not None and value != {}]
+        return [
+            name for name, value in values.items() if value is not None and value is not False and value != {}
+        ]

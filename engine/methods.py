@@ -7,7 +7,7 @@ from types import MappingProxyType
 from engine.axis_ranges import axis_lengths
 from engine.bundle import Bundle, load_bundle
 from engine.errors import ConfigError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point_config import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.operators import Operators
 from engine.solvers.frame_solver import FrameSolver
@@ -190,13 +190,6 @@ def _tolerance(settings: MethodSettings) -> dict[str, float]:
     return {} if settings.tolerance is None else {"tolerance": settings.tolerance}
 
 
-def _require_cpu_settings(settings: MethodSettings) -> None:
-    """Raise ConfigError if a setting was made that the loop on a GPU does not have."""
-    for name in ("threads", "warm_start"):
-        if getattr(settings, name) is not None:
-            raise ConfigError(f"{name} has no meaning where the whole iteration runs on a GPU; leave it out")
-
-
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.admm_step import AdmmStep
     from engine.blas_threads import single_blas_thread
@@ -206,10 +199,18 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.solvers.equilibrium_sequence import EquilibriumSequence
 
     bundle = bundle_of("deq", settings)
+    if (settings.provider or "cpu") != "cpu" and settings.threads not in (None, 1):
+        raise ConfigError(
+            f"threads is {settings.threads} with provider {settings.provider}; expected 1: the second core "
+            "helps where the networks run on the CPU; leave threads out"
+        )
     if settings.provider == "cuda" and "step" in bundle.manifest.networks:
         from engine.solvers.resident_equilibrium import ResidentEquilibrium
 
-        _require_cpu_settings(settings)
+        if settings.warm_start:
+            raise ConfigError(
+                "warm_start is not available where the whole iteration runs on a GPU; leave it out"
+            )
         return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings))
     place = _place(operators, settings)
     blocks = OnnxPrior(bundle, *place), OnnxConsistency(bundle, *place)

@@ -97,6 +97,8 @@ class FactoredProducts:
 
     def rows_of(self, images: Float32Array, out: Float32Array, first: int, last: int) -> None:
         """See `Products`."""
+        if first == last:
+            return
         if first not in self._seen:
             self._seen[first] = _FrameBuffer(len(self._s))
         seen = self._seen[first].of(len(images))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -96,6 +97,7 @@ class OnnxSession:
         self._session = open_session(model, provider, tuning)
         _check_tensors("input", self._session.get_inputs(), inputs)
         _check_tensors("output", self._session.get_outputs(), outputs)
+        self._provider = provider
         self._inputs = dict(inputs)
         self._outputs = list(outputs)
         self._output_axes = next(iter(outputs.values()))
@@ -119,8 +121,8 @@ class OnnxSession:
     def bind(self, **inputs: Float32Array) -> BoundBlock:
         """Return a call of the network on arrays that stay where they are, into one output array.
 
-        Nothing is copied or allocated by the call; it reads what the arrays hold then. What it returns is
-        overwritten by the next call.
+        On the CPU nothing is copied or allocated by the call, and what it returns is overwritten by the next
+        one. On other providers every call copies: the runtime would otherwise keep what it was bound to.
 
         Parameters
         ----------
@@ -132,9 +134,16 @@ class OnnxSession:
         PairingError
             If an array has other axes than the network.
         """
+        if self._provider != "cpu":
+            return partial(self, **inputs)
         axes: dict[str, int] = {}
         for name, array in inputs.items():
             _check_axes(name, array.shape, self._inputs[name])
+            if not array.flags.c_contiguous or array.dtype != np.float32:
+                raise PairingError(
+                    f"network input {name} is {array.dtype}, contiguous: {array.flags.c_contiguous}; "
+                    "expected contiguous float32, which can be read in its place"
+                )
             axes |= {
                 axis: length
                 for length, axis in zip(array.shape, self._inputs[name], strict=True)

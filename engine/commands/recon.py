@@ -259,7 +259,7 @@ def _summarise(method: str, chosen: Sequence[int], reports: Sequence[FrameReport
         worst = max(min(report.residuals) for _, report in failed)
         click.echo(
             f"Warning: {frame_list([index for index, _ in failed])} did not converge in "
-            f"{failed[0][1].iterations} iterations, largest residual {worst:.2g}; the best image found was "
+            f"{max(report.iterations for _, report in failed)} iterations, largest residual {worst:.2g}; the best image found was "
             "written",
             err=True,
         )

@@ -61,6 +61,8 @@ class BallEquilibrium:
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Find the fixed point of every measurement; errors as `Equilibrium.solve`."""
+        if not measurements:
+            return []
         starts = self._step.begin(measurements, self._dual_start)
         solutions = self._iteration.solve(self._step, starts)
         n_voxels = self.operators.n_voxels

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from engine.admm_step import AdmmStep
-from engine.available_memory import require_memory
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.lanes import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement
@@ -69,9 +68,6 @@ class Equilibrium:
             return _Loop(step, FixedPointSolver(self.config, step.measured), dual_start)
 
         self._whole = loop(self._lanes)
-        # Values and residuals in the history, the best value, point and value, in float32.
-        states = 2 * max(1, self.config.memory) + 3
-        self._frame_bytes = 4 * states * 2 * (operators.n_voxels + operators.n_rows)
         self._halves = [loop(OneLane()) for _ in range(2)] if self._lanes.count > 1 else []
 
     @property
@@ -91,12 +87,8 @@ class Equilibrium:
         ConfigError
             If there is not enough memory for so many frames.
         """
-        if len(measurements) > 1:
-            require_memory(
-                len(measurements) * self._frame_bytes,
-                f"a batch of {len(measurements)} frames",
-                "give fewer frames at a time",
-            )
+        if not measurements:
+            return []
         if len(measurements) < 2 or not self._halves:
             return self._whole.solve(measurements)
         middle = (len(measurements) + 1) // 2

@@ -73,13 +73,13 @@ class EquilibriumSequence:
         return [self._solve(measurement) for measurement in measurements]
 
     def _solve(self, measurement: NormalizedMeasurement) -> Solution:
+        last, self._last = self._last, None  # a solve that fails leaves nothing
         states = self._step.begin([measurement], self._dual_start)
         solver = self._cold_solver
-        if self._last is not None and is_same_scene(measurement, self._last, self.operators):
-            first = warm_start(measurement, self._last, self.operators, self._dual_start)
+        if last is not None and is_same_scene(measurement, last, self.operators):
+            first = warm_start(measurement, last, self.operators, self._dual_start)
             states = self._step.states(first.image[None], first.data_dual[None], first.image_dual[None])
             solver = self._warm_solver
-        self._last = None  # a solve that fails leaves nothing
         (found,) = solver.solve(self._step, states)
         image, data_dual, image_dual = self._step.parts(found.value)
         self._last = LastFrame(measurement, image, image_dual, self.operators.left_singular @ data_dual)

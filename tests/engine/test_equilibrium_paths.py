@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.calibration import make_operators
+from engine.errors import PairingError
 from engine.fixed_point import FixedPointConfig
 from engine.lanes import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
@@ -227,3 +228,17 @@ def test_first_state_of_a_warm_frame(operators: Operators) -> None:
     kept = state.data_dual - second.data_dual(DUAL_START)
     expected = 0.3 * gain * operators.left_singular.T.astype(np.float64) @ last.explained_dual
     np.testing.assert_allclose(kept, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Equilibrium, EquilibriumSequence])
+def test_no_frames_give_no_images(operators: Operators, kind) -> None:
+    assert kind(operators, smooth_prior, smooth_consistency, CONFIG, DUAL_START).solve([]) == []
+
+
+def test_a_frame_that_fails_ends_the_sequence(operators: Operators) -> None:
+    sequence = EquilibriumSequence(operators, smooth_prior, smooth_consistency, CONFIG, DUAL_START)
+    first, second = moving_frames(operators, 2, 0.03)
+    sequence.solve([first])
+    with pytest.raises(PairingError):
+        sequence.solve([replace(second, sigma=None, epsilon=None)])
+    assert sequence.solve([second])[0].stats.iterations == CONFIG.max_iterations

@@ -263,3 +263,16 @@ def test_entries_behind_the_measured_ones_are_carried_along() -> None:
         plain = solve_fixed_point(as_step(function), np.ones(30), config)
         assert carried.stats.residuals[:10] == pytest.approx(plain.stats.residuals[:10], rel=1e-6)
         np.testing.assert_allclose(carried.value[:30], exact, rtol=0, atol=1e-8)
+
+
+def test_one_solver_takes_more_and_fewer_frames_in_turn() -> None:
+    rng = np.random.default_rng(6)
+    solver = FixedPointSolver(FixedPointConfig(tolerance=1e-9, max_iterations=40))
+    for n_frames in (5, 2, 3, 1, 0, 4, 7, 6):
+        rates, starts = rng.uniform(-0.9, 0.9, (n_frames, 5)), rng.standard_normal((n_frames, 5))
+        found = solver.solve(Contractions(rates), starts)
+        assert len(found) == n_frames
+        for frame in range(n_frames):
+            np.testing.assert_allclose(
+                found[frame].value, rates[frame] * np.tanh(found[frame].value) + 1.0, rtol=1e-7
+            )

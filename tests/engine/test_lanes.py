@@ -1,6 +1,8 @@
 """Two pieces of work side by side: both are done, at the same time, and failures reach the caller."""
 
 import gc
+import os
+import signal
 import threading
 
 import pytest
@@ -65,3 +67,70 @@ def test_the_thread_ends_with_its_object() -> None:
     gc.collect()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def test_two_failures_are_both_told() -> None:
+    def fail(text: str) -> None:
+        raise ArithmeticError(text)
+
+    with pytest.raises(ArithmeticError, match="of the first") as caught:
+        TwoLanes().both(lambda: fail("of the first"), lambda: fail("of the second"))
+    assert any("of the second" in note for note in caught.value.__notes__)
+
+
+def test_a_failure_does_not_keep_the_thread() -> None:
+    def fail() -> None:
+        raise ArithmeticError
+
+    before = set(threading.enumerate())
+    lanes = TwoLanes()
+    (thread,) = set(threading.enumerate()) - before
+    gc.disable()  # no cycle may be needed to be found
+    try:
+        with pytest.raises(ArithmeticError):
+            lanes.both(lambda: None, fail)
+        del lanes
+        thread.join(PATIENCE)
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+
+
+def test_an_interrupt_waits_for_the_second_task_and_leaves_the_lanes_in_step() -> None:
+    """A signal handler raises while `both` waits, as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    lanes, done = TwoLanes(), []
+    release = threading.Event()
+
+    def slow() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        release.wait(0.3)
+        done.append("slow")
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lanes.both(lambda: None, slow)
+        assert done == ["slow"]
+        for turn in range(20):
+            lanes.both(lambda: None, lambda turn=turn: done.append(turn))
+            assert done[-1] == turn
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_gets_a_thread_of_its_own() -> None:
+    lanes = TwoLanes()
+    child = os.fork()
+    if child == 0:
+        done = []
+        signal.alarm(int(PATIENCE))
+        lanes.both(lambda: None, lambda: done.append(1))
+        os._exit(0 if done == [1] else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    lanes.both(lambda: None, lambda: None)

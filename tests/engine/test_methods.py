@@ -230,3 +230,39 @@ def test_row_orders(run, tmp_path) -> None:
     found["l2"] = images(read_mdf(tmp_path / "out.mdf"))
     different = {image.tobytes() for image in found.values()}
     assert len(different) == len(found)
+
+
+@pytest.mark.parametrize("threads", [2, "auto"])
+def test_a_second_core_is_refused_where_the_networks_run_elsewhere(folder, threads) -> None:
+    operators = load_operators(folder / "operators.h5")
+    settings = MethodSettings(model=BUNDLES["deq"], provider="cuda", threads=threads)
+    with pytest.raises(ConfigError, match=f"threads is {threads} with provider cuda; expected 1"):
+        open_method("deq", operators, settings)
+
+
+@pytest.mark.parametrize("threads", [0, 3, True, 2.0, "two"])
+def test_impossible_numbers_of_threads(threads) -> None:
+    with pytest.raises(ConfigError, match=r"threads is .*; expected 1, 2 or auto"):
+        MethodSettings(threads=threads)
+
+
+def test_what_is_switched_off_is_not_a_setting() -> None:
+    assert MethodSettings(warm_start=False, tolerance=0.0).given() == ["tolerance"]
+
+
+@pytest.mark.parametrize("options", [["--threads", "1"], ["--threads", "auto"], ["--warm-start"]])
+def test_recon_takes_threads_and_sequences(folder, tmp_path, options) -> None:
+    outputs = []
+    for extra in ([], options):
+        arguments = ["recon", str(folder / "measurement.mdf"), str(tmp_path / "out.mdf")]
+        arguments += ["--operators", str(folder / "operators.h5"), "--model", str(BUNDLES["deq"])]
+        done = CliRunner().invoke(main, [*arguments, "--max-iterations", "20", *extra])
+        assert done.exit_code == 0, done.output
+        outputs.append(images(read_mdf(tmp_path / "out.mdf")))
+    np.testing.assert_allclose(outputs[1][0], outputs[0][0], rtol=0, atol=1e-4 * np.abs(outputs[0][0]).max())
+    assert outputs[1].shape == outputs[0].shape
+
+
+def test_threads_have_no_meaning_for_other_methods(folder) -> None:
+    with pytest.raises(ConfigError, match="threads has no meaning for the method admm-l1"):
+        open_method("admm-l1", load_operators(folder / "operators.h5"), MethodSettings(threads=2))

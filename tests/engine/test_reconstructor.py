@@ -15,7 +15,7 @@ from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
 from engine.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstructor import BATCH, Reconstructor
 from engine.solution import Result
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
@@ -332,3 +332,15 @@ def test_frames_use_one_blas_thread_and_give_the_rest_back(operators, clean) -> 
         assert blas_threads() == before
     assert seen
     assert all(threads == {1} for threads in seen)
+
+
+def test_more_frames_than_a_batch(operators, clean) -> None:
+    """The last batch is smaller than those before."""
+    short = FixedPointConfig(tolerance=0.0, max_iterations=3)
+    reconstructor = Reconstructor(Equilibrium(operators, prior, consistency, short))
+    gains = np.geomspace(0.1, 10, BATCH + 3)
+    found = reconstructor.reconstruct_frames(gains[:, None] * clean)
+    one = reconstructor.reconstruct(clean).image
+    for gain, frame in zip(gains, found, strict=True):
+        atol = TOGETHER_TOLERANCE * np.abs(gain * one).max()
+        np.testing.assert_allclose(frame.image, gain * one, rtol=0, atol=atol)

@@ -234,3 +234,21 @@ def test_bound_networks_read_their_arrays_anew_and_write_to_one_place() -> None:
 def test_binding_arrays_of_another_shape_is_refused() -> None:
     with pytest.raises(PairingError, match="network input v has shape"):
         OnnxPrior(load_bundle()).bind(np.zeros((1, 2, 6, 5), np.float32), NOISE[:1])
+
+
+def test_binding_what_cannot_be_read_in_its_place_is_refused() -> None:
+    wide = np.zeros((1, 1, 6, 10), np.float32)
+    for array in (wide[..., ::2], wide.astype(np.float64)):
+        with pytest.raises(PairingError, match="expected contiguous float32"):
+            OnnxPrior(load_bundle()).bind(array, NOISE[:1])
+
+
+def test_a_device_is_given_the_arrays_anew_at_every_call(monkeypatch) -> None:
+    """ONNX Runtime copies to a device when it binds, and never again."""
+    prior = OnnxPrior(load_bundle())
+    monkeypatch.setattr(prior._session, "_provider", "cuda")
+    v, noise = np.zeros((1, 1, 6, 5), np.float32), NOISE[:1].copy()
+    bound = prior.bind(v, noise)
+    v[...] = np.random.default_rng(7).random(v.shape, np.float32)
+    same(bound(), prior(v, noise))
+    assert bound().any()
