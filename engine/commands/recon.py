@@ -257,10 +257,10 @@ def _summarise(method: str, chosen: Sequence[int], reports: Sequence[FrameReport
     failed = [(index, report) for index, report in named if not report.converged]
     if failed:
         worst = max(min(report.residuals) for _, report in failed)
+        most = max(report.iterations for _, report in failed)
         click.echo(
-            f"Warning: {frame_list([index for index, _ in failed])} did not converge in "
-            f"{max(report.iterations for _, report in failed)} iterations, largest residual {worst:.2g}; the best image found was "
-            "written",
+            f"Warning: {frame_list([index for index, _ in failed])} did not converge in {most} iterations, "
+            f"largest residual {worst:.2g}; the best image found was written",
             err=True,
         )
 
