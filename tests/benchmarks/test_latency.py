@@ -104,6 +104,20 @@ def test_the_ratios_are_those_of_the_rows() -> None:
     )
 
 
+@pytest.mark.usefixtures("small_world")
+def test_each_frame_has_its_own_truth_and_the_snrs_alternate() -> None:
+    scan = reference_scan(0.5)
+    rows, truth = latency._frames(2, scan.operators)
+    n_rows = scan.operators.n_rows
+    assert rows.shape == (6, n_rows)
+    assert truth.shape == (6, scan.operators.n_voxels)
+    noise = rows - truth @ scan.measured.real_rows().T
+    expected = [frames_of_test_split(0.5, 2, snr).noise_std for snr in (15.0, 25.0, 35.0)] * 2
+    # The rms of R values scatters by a share 1 / sqrt(2 R).
+    found = np.sqrt(np.mean(noise**2, axis=1)) / scan.operators.scale
+    np.testing.assert_allclose(found, expected, rtol=4 / np.sqrt(2 * n_rows))
+
+
 @pytest.mark.usefixtures("few_calls")
 def test_all_solves_of_the_same_networks_give_the_same_image() -> None:
     """Time is compared only between contestants that do the same."""
