@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.admm_step import AdmmStep
 from engine.blas_threads import single_blas_thread
 from engine.bundle import Bundle
+from engine.denormals import denormals_as_zero
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.normalization import normalize
 from engine.operators import Operators
@@ -112,7 +113,7 @@ def stage_times(
     )
     solver = FixedPointSolver(config, step.measured)
     found: list[list[float]] = []
-    with single_blas_thread():
+    with single_blas_thread(), denormals_as_zero():  # as the reconstructor
         for frame in rows:
             started = time.perf_counter()
             measurement = normalize(frame, operators)
