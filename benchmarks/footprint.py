@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.record import ROOT
 from engine.operators import Operators
 from engine.operators_file import save_operators
 
@@ -41,7 +42,7 @@ def start_up(operators: Operators, model: Path) -> Mapping[str, Any]:
         save_operators(file, operators)
         command = [sys.executable, "-c", START, str(file), str(model)]
         found = [
-            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)  # noqa: S603
             for _ in range(STARTS)
         ]
     ready: list[Mapping[str, Any]] = sorted(found[1:], key=lambda start: float(start["seconds"]))

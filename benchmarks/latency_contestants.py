@@ -122,6 +122,7 @@ def _eager(
     solver: EagerEquilibrium, operators: Operators, threads: int, rows: NDArray[np.floating]
 ) -> tuple[Images, float]:
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as the engine does
     images = []
     for frame in rows:
         with single_blas_thread():
