@@ -124,11 +124,14 @@ def _eager(
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # as the engine does
     images = []
-    for frame in rows:
-        with single_blas_thread():
-            measurement = normalize(frame, operators)
-        assert measurement is not None  # no phantom is empty
-        images.append(np.float32(measurement.intensity) * solver.solve(measurement))
+    try:
+        for frame in rows:
+            with single_blas_thread():
+                measurement = normalize(frame, operators)
+            assert measurement is not None  # no phantom is empty
+            images.append(np.float32(measurement.intensity) * solver.solve(measurement))
+    finally:
+        torch.set_flush_denormal(False)
     return np.stack(images), 25.0
 
 

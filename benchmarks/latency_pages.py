@@ -55,8 +55,8 @@ def blocks(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], eager: s
     held, short = (memory[key]["peak_bytes"] / 1e3 for key in ("frame", "frame_with_2_evaluations"))
     soak = memory["soak"]
     return [
-        "Whole frames from whitened rows to the image, of 15, 25 and 35 dB in turn; `n` calls of each way, in "
-        "blocks that take turns (batches of 64 are solved as two of 32). Times depend on the machine "
+        "Whole frames from whitened rows to the image, of 15, 25 and 35 dB in turn; `n` calls of each way, "
+        "in blocks that take turns (batches of 64 are solved as two of 32). Times depend on the machine "
         "and on what else it does; the ratios are of one run. How to read this page: "
         "[deployment](../../docs/deployment.md#reading-the-latency-report).",
         markdown_table(lines),
