@@ -71,7 +71,10 @@ def equilibria(operators: Operators) -> Iterator[Timed]:
         yield timed(f"deq, 25 evaluations, {cores}", tolerance=0.0, max_iterations=25)
         yield timed(f"deq, to tolerance, {cores}", tolerance=TOLERANCE, max_iterations=25)
         yield timed(f"fast, {cores}", model="fast", tolerance=0.0)
-        yield timed(f"deq, batch of {BATCH}, {cores}", BATCH, tolerance=0.0, max_iterations=25)
+        batch = timed(f"deq, batch of {BATCH}, {cores}", BATCH, tolerance=0.0, max_iterations=25)
+        yield batch
+        single = timed("", tolerance=0.0, max_iterations=25).call
+        yield replace(batch, name=f"deq, {BATCH} single frames, {cores}", call=partial(_one_by_one, single))
 
 
 def baselines(operators: Operators) -> Iterator[Timed]:
@@ -116,6 +119,11 @@ def _engine(operators: Operators, settings: MethodSettings, method: str = "deq")
         return images, float(np.mean([frame.report.iterations for frame in found]))
 
     return call
+
+
+def _one_by_one(single: Call, rows: NDArray[np.floating]) -> tuple[Images, float]:
+    found = [single(frame[None]) for frame in rows]
+    return np.concatenate([images for images, _ in found]), float(np.mean([number for _, number in found]))
 
 
 def _eager(

@@ -50,6 +50,10 @@ def stand_ins(scanner: FflScanner) -> Iterator[None]:
         yield
 
 
+TOGETHER_TOLERANCE = 1e-4
+"""Relative to the peak: frames solved together and one by one, in single precision."""
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, list[str]]:
     """Folder, result and announcements of a demonstration with two frames."""
@@ -118,7 +122,10 @@ def test_images_are_those_of_the_files_it_left(demo, method: str) -> None:
     }[method]
     rows = measurement_rows(read_mdf(folder / "measurement.mdf"), operators).rows
     frames = solver.reconstruct_frames(rows)
-    np.testing.assert_array_equal(images(read_mdf(folder / f"{method}.mdf"))[:, 0], [f.image for f in frames])
+    found = np.array([frame.image for frame in frames])
+    # The demo takes one frame after the other: sums in another order.
+    atol = TOGETHER_TOLERANCE * np.abs(found).max()
+    np.testing.assert_allclose(images(read_mdf(folder / f"{method}.mdf"))[:, 0], found, rtol=0, atol=atol)
     assert result.methods[method].converged == np.mean([frame.report.converged for frame in frames])
     assert result.methods[method].iterations == np.mean([frame.report.iterations for frame in frames])
 

@@ -92,14 +92,12 @@ def test_unrolled_takes_that_many_steps_of_the_engine_s_map(
     step = EngineStep(scan.operators, prior, ball)
     rows, epsilon = measurement.rows.numpy().astype(np.float32), measurement.epsilon.numpy()
     for k in range(len(rows)):
-        step.set_measurement(rows[k], float(epsilon[k]))
+        step.set_measurements(rows[k][None], epsilon[k : k + 1])
         start = rows[k] @ scan.operators.left_singular.T[:, : scan.operators.rank]
-        state = np.zeros(step.state_size, np.float32)
+        state = np.zeros(step.measured, np.float32)
         state[: operators.n_voxels] = scan.operators.start_matrix @ start
         for _ in range(count):
-            out = np.empty_like(state)
-            step(state, out)
-            state = out
+            state = step.evaluate(state)
         np.testing.assert_allclose(
             found[k], state[: operators.n_voxels], rtol=0, atol=SINGLE * np.abs(rows[k]).max()
         )

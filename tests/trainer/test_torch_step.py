@@ -108,13 +108,12 @@ def test_step_agrees_with_the_engine_s(scan, operators, rows, model) -> None:
     ours = AdmmStep(model.rdn, model.lc, operators, measurement)
     theirs = EngineStep(scan.operators, as_numpy(model.rdn), as_numpy(model.lc))
     rng = np.random.default_rng(5)
-    states = rng.standard_normal((4, theirs.state_size)).astype(np.float32)
+    states = rng.standard_normal((4, theirs.measured)).astype(np.float32)
     with torch.no_grad():
         found = ours(torch.tensor(states)).numpy()
-    out = np.empty(theirs.state_size, np.float32)
     for k in range(4):
-        theirs.set_measurement(rows[k], float(measurement.epsilon[k]))
-        theirs(states[k], out)
+        theirs.set_measurements(rows[k][None], measurement.epsilon[k : k + 1].numpy())
+        out = theirs.evaluate(states[k])
         largest = max(np.abs(rows[k]).max(), np.abs(scan.operators.system_matrix @ states[k, :48]).max())
         np.testing.assert_allclose(found[k], out, rtol=0, atol=SINGLE * largest)
 
