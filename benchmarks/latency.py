@@ -135,7 +135,15 @@ def _row(contestant: Timed, times: Times, truth: NDArray[np.float32], operators:
 
 
 def _not_run(backend: str) -> Row:
-    return {"name": "deq, 25 evaluations, GPU", "backend": backend, "batch": 1, "note": "not run: no GPU"}
+    unknown = dict.fromkeys(("p50_ms", "p99_ms", "p999_ms", "psnr"))
+    return {
+        "name": f"deq, 25 evaluations, {backend}",
+        "backend": backend,
+        "batch": 1,
+        "iterations": 25,
+        **unknown,
+        "note": "not run: no GPU",
+    }
 
 
 def _moving(operators: Operators, quick: bool) -> list[Row]:
@@ -219,7 +227,7 @@ def _memory(rows: NDArray[np.floating], operators: Operators, quick: bool) -> di
 
 def ratios(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], eager_name: str) -> dict[str, float]:
     """Return the figures that the project set itself as targets, as ratios of one run."""
-    by_name = {row["name"]: row for row in rows if "p50_ms" in row}
+    by_name = {row["name"]: row for row in rows if row.get("p50_ms") is not None}
     eager, one, two = (
         by_name[name] for name in (eager_name, "deq, 25 evaluations, 1 core", "deq, 25 evaluations, 2 cores")
     )

@@ -78,7 +78,7 @@ def blocks(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], eager: s
 
 def _table_iii(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     named = {"deq": "deq, 25 evaluations, 1 core"}
-    by_name = {row["name"]: row for row in rows if "p50_ms" in row}
+    by_name = {row["name"]: row for row in rows if row.get("p50_ms") is not None}
     table = []
     for method, paper in TABLE_III.items():
         row = by_name.get(named.get(method, method), {})
@@ -98,7 +98,7 @@ def picture(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Figu
     """Draw times of a frame, their place beside quality (Fig. 10), and the stages."""
     figure = Figure(figsize=(12, 10), layout="constrained")
     axes = figure.subplot_mosaic([["times", "times"], ["quality", "stages"]], height_ratios=(1.4, 1))
-    timed = [row for row in rows if "p50_ms" in row]
+    timed = [row for row in rows if row.get("p50_ms") is not None]
     _times(axes["times"], timed)
     _quality(axes["quality"], [row for row in timed if not row["name"].startswith("moving")])
     _stages(axes["stages"], facts)
