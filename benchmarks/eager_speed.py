@@ -92,10 +92,6 @@ def run(quick: bool, output: Path) -> None:
         benchmark.publish("Speed against eager PyTorch", blocks, {"eager_speed.png": _picture(rows)})
 
 
-def _paper_limit(method: str) -> int | None:
-    return TABLE_III[method].iterations
-
-
 def _row(benchmark: BenchmarkRun, method: str, limit: int | None, threads: int, count: int) -> None:
     def measure() -> dict[str, Any]:
         previous = torch.get_num_threads()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.fixed_point import TINY_NORM, FixedPointConfig
+from engine.fixed_point import FixedPointConfig
+from engine.safeguard import TINY_NORM
 from trainer.anderson import BatchSolution
 from trainer.config import StageConfig, TrainConfig
 from trainer.equilibrium import EquilibriumModel

@@ -14,6 +14,7 @@ from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.products import Products, products_of
 from engine.protocols import Consistency, Float32Array, ImagePrior
+from engine.solvers.planar_grid import require_one_slice
 
 IMAGES_AT_A_TIME = 8
 """Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""
@@ -61,12 +62,8 @@ class AdmmStep:
         lanes: Lanes | None = None,
         products: Products | None = None,
     ) -> None:
-        nx, ny, nz = operators.grid.size
-        if nz != 1:
-            raise PairingError(
-                f"the operators' grid has {nz} slices; the networks take images of one slice; "
-                "use a system matrix with Nz = 1 or the least-squares method"
-            )
+        require_one_slice(operators)
+        nx, ny, _ = operators.grid.size
         self._operators = operators
         self._prior = prior
         self._consistency = consistency

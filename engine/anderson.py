@@ -103,7 +103,7 @@ class AndersonHistory:
     def weights(self) -> NDArray[np.float64]:
         """Return the weights a of the pairs held, in storage order; they sum to 1."""
         found = self._weights[: self._count]
-        _solve_weights(self._gram, self._regularization, self._factor, found)
+        mixing_weights(self._gram, self._regularization, self._factor, found)
         return found
 
     def propose(self, out: Vector) -> None:
@@ -169,12 +169,25 @@ def _store(
 
 
 @kernel("void(float64[:, ::1], float64, float64[:, ::1], float64[::1])")
-def _solve_weights(
+def mixing_weights(
     gram: NDArray[np.float64],
     regularization: float,
     factor: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> None:
+    """Write the weights of `AndersonHistory` for inner products of residuals; they sum to 1.
+
+    Parameters
+    ----------
+    gram : ndarray of float64, shape (m, m)
+        G G^T; the leading part as long as `weights` counts.
+    regularization : float
+        lambda.
+    factor : ndarray of float64, shape (m, m)
+        Scratch.
+    weights : ndarray of float64, shape (k,)
+        Becomes a, k <= m.
+    """
     # Stationarity of the Lagrangian: (G G^T + shift I) a is a constant vector. Cholesky, as G G^T + shift I
     # is positive definite; at most a handful of rows.
     count = len(weights)

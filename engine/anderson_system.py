@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.anderson import mixing_weights
+
 
 class AndersonSystem:
     """Inner products of the residuals held in numbered slots, and the weights that follow from them.
@@ -63,8 +65,8 @@ class AndersonSystem:
     def weights(self) -> NDArray[np.float64]:
         """Return one weight per slot, shape (n_slots,): zero where none is held; their sum is 1."""
         gram = self._gram[np.ix_(self._held, self._held)]
-        shift = self._regularization * np.trace(gram) / len(gram)
-        solution = np.linalg.solve(gram + shift * np.eye(len(gram)), np.ones(len(gram)))
+        found = np.empty(len(gram))
+        mixing_weights(gram, self._regularization, np.empty_like(gram), found)
         weights = np.zeros(len(self._gram))
-        weights[self._held] = solution / solution.sum()
+        weights[self._held] = found
         return weights

@@ -17,6 +17,7 @@ from engine.operators import Operators
 from engine.protocols import Float32Array
 from engine.sessions import SessionTuning, open_session
 from engine.slot_iteration import START_SLOT, Evaluation
+from engine.solvers.planar_grid import require_one_slice
 
 DEVICES = ("cpu", "cuda")
 """Where a step can run. A provider of that name runs it."""
@@ -61,12 +62,8 @@ class DeviceStep:
     """
 
     def __init__(self, graph: bytes, operators: Operators, n_slots: int, device: str) -> None:
-        nx, ny, nz = operators.grid.size
-        if nz != 1:
-            raise PairingError(
-                f"the operators' grid has {nz} slices; the networks take images of one slice; "
-                "use a system matrix with Nz = 1 or the least-squares method"
-            )
+        require_one_slice(operators)
+        nx, ny, _ = operators.grid.size
         if device not in DEVICES:
             raise ProviderError(f"device is {device!r}; expected one of {', '.join(DEVICES)}")
         self._operators = operators

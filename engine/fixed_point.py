@@ -1,6 +1,5 @@
-"""Solve z = f(z) by safeguarded Anderson iteration, one vector at a time."""
+"""Solve z = f(z) by safeguarded Anderson iteration, for one vector or for those of many frames."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,25 +8,17 @@ from numpy.typing import NDArray
 
 from engine.anderson import AndersonHistory, residual_norms
 from engine.available_memory import require_memory
-from engine.errors import NonFiniteError
 from engine.fixed_point_config import FixedPointConfig
-from engine.solution import Result, Solution, SolveStats
+from engine.safeguard import Safeguard
+from engine.solution import Solution
 
 __all__ = [
-    "GROWTH_LIMIT",
-    "TINY_NORM",
     "FixedPointConfig",
     "FixedPointSolver",
     "FramesStep",
     "Step",
     "solve_fixed_point",
 ]
-
-GROWTH_LIMIT = 2.0
-"""An accelerated point whose residual exceeds this many times the best one is rejected."""
-
-TINY_NORM = 1e-12
-"""Keeps the relative residual defined at f(z) = 0."""
 
 Step = Callable[[NDArray[Any], NDArray[Any]], None]
 """`step(z, out)` writes f(z) into `out` and leaves z alone; both have shape (n,) and the state's dtype."""
@@ -48,11 +39,8 @@ class FramesStep(Protocol):
 class FixedPointSolver:
     """Find z = f(z) for one vector, or for those of many frames, each until its own tolerance is met.
 
-    An accelerated (or over-relaxed) point whose relative residual exceeds `GROWTH_LIMIT` times the best so
-    far is rejected: the iteration resumes from f(best) with an empty history. If it already resumed from that
-    same point, it takes a plain step from the last accepted point instead, because the map is deterministic
-    and would only repeat itself. The value returned is f(z) at the smallest residual seen, whether or not
-    that met the tolerance.
+    The history and the safeguard are those of `AndersonHistory` and `Safeguard`. The value returned is f(z)
+    at the smallest residual seen, whether or not that met the tolerance.
 
     Buffers stay from one solve to the next, so an object serves one thread.
 
@@ -147,46 +135,28 @@ class _Track:
     def reset(self) -> None:
         """Forget the frame before."""
         self._history.clear()
-        self._best = self._resumed_at = math.inf
-        self._restarts = 0
-        self._residuals: list[float] = []
-        self._is_bold = False
+        self._safeguard = Safeguard(self._config)
 
     def advance(self, point: NDArray[Any], value: NDArray[Any]) -> bool:
         """Take note of f(point) = value; return True at the end, else write the next point into `point`."""
-        config, history = self._config, self._history
-        difference, size = residual_norms(point, value, self._measured)
-        residual = difference / (size + TINY_NORM)
-        if not math.isfinite(residual):
-            raise NonFiniteError(
-                f"evaluation {len(self._residuals) + 1} of the fixed-point map gave NaN or infinity; "
-                "expected finite values; check the measurement, the operators and the networks"
-            )
-        self._residuals.append(residual)
-        is_rejected = self._is_bold and residual > GROWTH_LIMIT * self._best
-        if residual < self._best:
-            self._best = residual
+        history = self._history
+        verdict = self._safeguard.judge(*residual_norms(point, value, self._measured))
+        if verdict.is_best:
             self._best_value[...] = value
-        if residual <= config.tolerance:
+        if verdict.has_ended:
             return True
-        self._restarts += is_rejected
-        if len(self._residuals) >= config.max_iterations:
-            return True
-        if is_rejected:
-            point[...] = history.newest if self._best == self._resumed_at else self._best_value
-            self._resumed_at = self._best
+        if verdict.is_rejected:
+            point[...] = self._best_value if verdict.resumes_from_best else history.newest
             history.clear()
         else:
             history.push(point, value)
             history.propose(point)
-        self._is_bold = not is_rejected and (len(history) > 1 or config.beta > 1.0)
+        self._safeguard.go_on(verdict, len(history))
         return False
 
     def solution(self) -> Solution:
         """Return the best value and the account."""
-        result = Result.CONVERGED if self._best <= self._config.tolerance else Result.MAX_ITERATIONS
-        stats = SolveStats(len(self._residuals), tuple(self._residuals), self._restarts)
-        return Solution(self._best_value.copy(), result, stats)
+        return Solution(self._best_value.copy(), *self._safeguard.account())
 
 
 def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPointConfig) -> Solution:

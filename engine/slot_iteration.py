@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.anderson_system import AndersonSystem
-from engine.errors import NonFiniteError
-from engine.fixed_point import GROWTH_LIMIT, TINY_NORM, FixedPointConfig
+from engine.fixed_point_config import FixedPointConfig
+from engine.safeguard import Safeguard
 from engine.solution import Result, SolveStats
 
 START_SLOT = 0
@@ -109,31 +109,26 @@ def solve_in_slots(step: SlotStep, config: FixedPointConfig) -> SlotSolution:
         If f returns NaN or infinity.
     """
     history = AndersonSystem(step.n_slots, max(1, config.memory), config.regularization)
+    safeguard = Safeguard(config)
     weights, damping = _one_of(step.n_slots, START_SLOT), 0.0
-    best, best_slot, resumed_at, newest = math.inf, START_SLOT, math.inf, START_SLOT
-    restarts, residuals, bold = 0, list[float](), False
-    for evaluation in range(1, config.max_iterations + 1):
+    best_slot = newest = START_SLOT
+    while True:
         slot = _free_slot(step.n_slots, {*np.flatnonzero(weights), *history.held, best_slot})
         seen = step.evaluate(weights, damping, slot)
-        residual = _relative_residual(seen, evaluation)
-        residuals.append(residual)
-        rejected = bold and residual > GROWTH_LIMIT * best
-        if residual < best:
-            best, best_slot = residual, slot
-        if residual <= config.tolerance:
-            break
-        if rejected:
-            restarts += 1
-            weights, damping = _one_of(step.n_slots, newest if best == resumed_at else best_slot), 0.0
-            resumed_at = best
+        verdict = safeguard.judge(*_norms(seen))
+        if verdict.is_best:
+            best_slot = slot
+        if verdict.has_ended:
+            return SlotSolution(best_slot, *safeguard.account())
+        if verdict.is_rejected:
+            resumed = best_slot if verdict.resumes_from_best else newest
+            weights, damping = _one_of(step.n_slots, resumed), 0.0
             history.clear()
         else:
             history.push(slot, seen.products, seen.squared_residual)
             newest = slot
             weights, damping = history.weights(), 1.0 - config.beta
-        bold = not rejected and (len(history) > 1 or config.beta > 1.0)
-    result = Result.CONVERGED if best <= config.tolerance else Result.MAX_ITERATIONS
-    return SlotSolution(best_slot, result, SolveStats(len(residuals), tuple(residuals), restarts))
+        safeguard.go_on(verdict, len(history))
 
 
 def _one_of(n_slots: int, slot: int) -> NDArray[np.float64]:
@@ -147,11 +142,8 @@ def _free_slot(n_slots: int, taken: set[int]) -> int:
     return next(slot for slot in range(n_slots) if slot not in taken)
 
 
-def _relative_residual(seen: Evaluation, evaluation: int) -> float:
+def _norms(seen: Evaluation) -> tuple[float, float]:
+    """Return ||g|| and ||f||; a square that is not one (negative, NaN) gives NaN."""
     squares = (seen.squared_residual, seen.squared_value)
-    if not all(0.0 <= square < math.inf for square in squares):  # NaN compares false
-        raise NonFiniteError(
-            f"evaluation {evaluation} of the fixed-point map gave NaN or infinity; "
-            "expected finite values; check the measurement, the operators and the networks"
-        )
-    return math.sqrt(seen.squared_residual) / (math.sqrt(seen.squared_value) + TINY_NORM)
+    difference, size = (math.sqrt(square) if square >= 0.0 else math.nan for square in squares)
+    return difference, size

@@ -19,12 +19,13 @@ import trainer.divergence
 import trainer.interruption
 import trainer.processes
 from engine.factorisation import DEFAULT_RANK_SHARE
-from engine.fixed_point import GROWTH_LIMIT, TINY_NORM, FixedPointConfig
+from engine.fixed_point import FixedPointConfig
 from engine.manifest import Manifest
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.operators import SPECTRAL_NORM, START_DAMPING
 from engine.operators_file import FIELDS
 from engine.report import FrameReport
+from engine.safeguard import GROWTH_LIMIT, TINY_NORM
 from trainer.config import StageConfig, TrainConfig, parse_config
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import NonFiniteError
-from engine.fixed_point import GROWTH_LIMIT, TINY_NORM, FixedPointConfig
+from engine.fixed_point import FixedPointConfig
+from engine.safeguard import GROWTH_LIMIT, TINY_NORM
 
 
 class BatchMap(Protocol):

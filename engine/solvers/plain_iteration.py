@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import NonFiniteError
-from engine.fixed_point import TINY_NORM
 from engine.protocols import Float32Array
+from engine.safeguard import TINY_NORM
 
 FramesStep = Callable[[Float32Array, Float32Array], None]
 """`step(z, out)` writes the next states of all frames, shape (F, n), into `out` and leaves z alone."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError, NonFiniteError
-from engine.fixed_point import GROWTH_LIMIT, FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
+from engine.fixed_point import FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
+from engine.safeguard import GROWTH_LIMIT
 from engine.solution import Result
 
 Array = NDArray[np.floating]
