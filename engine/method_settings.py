@@ -32,7 +32,8 @@ class MethodSettings:
         Cores that work on a frame: 1 or 2, or whichever measures faster when the method is opened. 1 by
         default.
     warm_start : bool, optional
-        Take frames for a sequence in time, and start each from the one before.
+        Take frames for a sequence in time, and start each from the one before, also from call to call of one
+        `Reconstructor`.
     weights_file : Path or str, optional
         Hand-set weights by method and SNR (`engine.weights`), as `engine tune` writes them.
     weights : mapping of str to float

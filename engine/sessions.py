@@ -34,6 +34,7 @@ NATIVE_TENSORRT = "tensorrt-native"
 
 PROVIDER_NAMES = (*PROVIDERS, NATIVE_TENSORRT)
 """Every way to run a bundle's networks."""
+
 NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
 """The runtime's switch that makes a node which only the CPU could run an error."""
 

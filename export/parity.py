@@ -82,15 +82,10 @@ class ParityReport:
             "image": (self.image, IMAGE_TOLERANCE),
             "iterations": (max(abs(a - b) for a, b in self.iterations), ITERATION_TOLERANCE),
         }
-        # "not within" rather than "above": NaN must fail.
-        failed = [
-            f"{name} {value:.2g} (limit {limit:g})"
-            for name, (value, limit) in limits.items()
-            if not value <= limit
-        ]
+        failed = beyond_limits(limits)
         if failed:
             raise ParityError(
-                f"the exported graphs differ from the networks: {', '.join(failed)}; no bundle was written: "
+                f"the exported graphs differ from the networks: {failed}; no bundle was written: "
                 "compare the versions of torch and onnxruntime with the supported ones"
             )
 
@@ -166,6 +161,13 @@ def measure_parity(
         image=_largest(relative_error(b.image, a.image) for a, b in zip(*solves, strict=True)),
         iterations=tuple((a.report.iterations, b.report.iterations) for a, b in zip(*solves, strict=True)),
     )
+
+
+def beyond_limits(limits: Mapping[str, tuple[float, float]]) -> str:
+    """Name the figures that are not within their limits, as (figure, limit) by name; "" if all are."""
+    # "not within" rather than "above": NaN must fail.
+    failed = [f"{name} {x:.2g} (limit {limit:g})" for name, (x, limit) in limits.items() if not x <= limit]
+    return ", ".join(failed)
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any], *inputs: NDArray[Any]) -> float:

@@ -22,7 +22,7 @@ from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium
 from export.errors import ExportError, ParityError
 from export.learned_blocks import LearnedBlocks
-from export.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, relative_error
+from export.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error
 from export.parity_problem import ParityProblem
 
 EVALUATION_TOLERANCE = 5e-5
@@ -71,13 +71,10 @@ class StepParityReport:
             "image": (self.image, IMAGE_TOLERANCE),
             "iterations": (max(abs(a - b) for a, b in self.iterations), ITERATION_TOLERANCE),
         }
-        # "not within" rather than "above": NaN must fail.
-        failed = [
-            f"{name} {x:.2g} (limit {limit:g})" for name, (x, limit) in limits.items() if not x <= limit
-        ]
+        failed = beyond_limits(limits)
         if failed:
             raise ParityError(
-                f"the step graph differs from the engine's iteration: {', '.join(failed)}; no step was "
+                f"the step graph differs from the engine's iteration: {failed}; no step was "
                 "written: compare the version of onnxruntime with the supported ones"
             )
 
