@@ -23,7 +23,8 @@ DUAL_SHARE = 0.3
 """Share of the duals that is handed on: with 0.5 and more, frames of 35 dB end below those solved alone."""
 
 LARGEST_CHANGE = 0.3
-"""Of the data, beyond their noise and relative to their size: above it the scene is another one."""
+"""Of the data, beyond their noise and relative to their size: above it the scene is another one. Vessel
+phantoms that move by a voxel per frame change them by 0.2 to 0.3, another phantom by 0.87 and more."""
 
 
 @dataclass(frozen=True)
