@@ -93,7 +93,7 @@ $(DEV)/.ready: pyproject.toml Makefile
 	$(call say,installing $(TORCH) and the development tools into $(DEV) (some minutes the first time))
 	$(call venv,$(DEV))
 	@$(DEV)/bin/pip install -qq $(TORCH)
-	@$(DEV)/bin/pip install -qq --editable '.[cpu,train,export,plans,dev]'
+	@$(DEV)/bin/pip install -qq --editable '.[cpu,live,train,export,plans,dev]'
 	@touch $@
 
 dist/.ready: pyproject.toml README.md LICENSE $(SOURCES) $(DEV)/.ready
@@ -106,5 +106,5 @@ $(WHEEL)/.ready: dist/.ready
 	$(call say,installing the wheel into $(WHEEL))
 	@rm -rf $(WHEEL)
 	$(call venv,$(WHEEL))
-	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu]" pytest hypothesis scikit-image cvxpy
+	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu,live]" pytest hypothesis scikit-image cvxpy
 	@touch $@

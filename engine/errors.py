@@ -40,6 +40,22 @@ class PairingError(InputError):
     """A measurement, operators and model that do not belong together."""
 
 
+class MessageError(InputError):
+    """A message that breaks the rules of the wire format; `reason` is one of a few words to count by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LiveError(DeqMpiError):
+    """The live reconstruction cannot go on as asked: stopped, not started, or an endpoint is taken."""
+
+
+class RecordingError(DeqMpiError):
+    """A recording cannot be written or recovered; viewing is not affected."""
+
+
 class ProviderError(InputError):
     """An execution provider that was asked for and is not available here."""
 

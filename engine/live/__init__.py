@@ -1,0 +1,1 @@
+"""Reconstruction in a scanner's acquisition loop: frames come on a clock, and each is accounted for."""
