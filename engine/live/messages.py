@@ -1,7 +1,7 @@
 """The messages on the wire: frames into the service, images and its state out of it (docs/protocol.md).
 
-A message is a small JSON header and the bytes of its arrays, each a part of one multi-part message. Nothing in
-a message is executed, loaded or used as a path.
+A message is a small JSON header and the bytes of its arrays, each a part of one multi-part message. Nothing
+in a message is executed, loaded or used as a path.
 """
 
 import json
