@@ -1,0 +1,92 @@
+"""How the live loop deals with time, the background and doubt."""
+
+import math
+from dataclasses import dataclass
+
+from engine.errors import ConfigError
+from engine.live.late_frames import POLICIES
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Choices of a live reconstruction.
+
+    Attributes
+    ----------
+    policy : str
+        What happens to frames that come faster than images: "latest" reconstructs the newest one and drops
+        those before; "block-average" makes one image of the mean of all that wait; "every-frame" reconstructs
+        one after the other, and refuses new ones while `queue_frames` wait.
+    deadline_ms : float or None
+        From the push of a frame to its image. A method that can, gives its best iterate by then; an image
+        that comes out later is late. None for none.
+    reserve_ms : float
+        Kept back of the deadline for what follows the solve.
+    queue_frames : int
+        Frames that may wait.
+    background_frames : int
+        Empty frames that the running background remembers.
+    background_max_age_s : float
+        An older background is flagged.
+    max_residual : float
+        Largest residual over epsilon that is not flagged.
+    noise_range : tuple of float
+        Noise over that of the calibration, least and most that is not flagged.
+    saturation : float or None
+        Largest |raw value| of a receive channel; None for the ends of an integer type.
+    conversion : tuple of (float, float), optional
+        (a, b) per receive channel: signal = a * raw + b, for frames of raw counts.
+    clock_jump_s : float
+        Difference between the producer's clock and ours, from frame to frame, that is flagged.
+
+    Raises
+    ------
+    ConfigError
+        If a value is impossible.
+    """
+
+    policy: str = "latest"
+    deadline_ms: float | None = 43.0
+    reserve_ms: float = 3.0
+    queue_frames: int = 16
+    background_frames: int = 16
+    background_max_age_s: float = 600.0
+    max_residual: float = 3.0
+    noise_range: tuple[float, float] = (0.5, 2.0)
+    saturation: float | None = None
+    conversion: tuple[tuple[float, float], ...] | None = None
+    clock_jump_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"policy is {self.policy!r}; expected one of {', '.join(POLICIES)}")
+        for name in ("queue_frames", "background_frames"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
+        for name in ("background_max_age_s", "max_residual", "clock_jump_s"):
+            _require_positive(name, getattr(self, name))
+        for name in ("deadline_ms", "saturation"):
+            if getattr(self, name) is not None:
+                _require_positive(name, getattr(self, name))
+        if not (_is_number(self.reserve_ms) and self.reserve_ms >= 0):
+            raise ConfigError(f"reserve_ms is {self.reserve_ms!r}; expected a number of at least 0")
+        if self.deadline_ms is not None and self.reserve_ms >= self.deadline_ms:
+            raise ConfigError(
+                f"reserve_ms is {self.reserve_ms}; expected less than the deadline of {self.deadline_ms} ms"
+            )
+        pair = self.noise_range
+        if len(pair) != 2 or not all(map(_is_number, pair)) or not 0 <= pair[0] < pair[1]:
+            raise ConfigError(f"noise_range is {pair!r}; expected least and most, 0 <= least < most")
+        for factors in self.conversion or ():
+            if len(factors) != 2 or not all(map(_is_number, factors)) or factors[0] == 0:
+                raise ConfigError(f"conversion holds {factors!r}; expected (a, b) per channel, a not 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require_positive(name: str, value: object) -> None:
+    if not _is_number(value) or value <= 0:  # type: ignore[operator]  # it is a number
+        raise ConfigError(f"{name} is {value!r}; expected a positive number")
