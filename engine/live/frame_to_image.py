@@ -12,7 +12,7 @@ from engine.live.live_image import BackgroundState, Flag
 from engine.live.loop_config import LoopConfig
 from engine.live.raw_frame import RawFrame
 from engine.live.running_background import RunningBackground
-from engine.mpi.preprocess import stack_real
+from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
 from engine.operators import Operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.solution import Result
@@ -20,11 +20,12 @@ from engine.solution import Result
 
 @dataclass(frozen=True)
 class Made:
-    """An image, what to know about it, and the receive channels that reached their limit."""
+    """An image, and the parts of its `LiveReport` that are known with it."""
 
     reconstruction: Reconstruction
     flags: tuple[Flag, ...]
     saturated_channels: tuple[int, ...]
+    residual_ratio: float | None
 
 
 class FrameToImage:
@@ -78,20 +79,24 @@ class FrameToImage:
         frame = frames[0] if len(frames) == 1 else _mean_of(frames)
         rows = self._rows.rows(frame, self.spectra(frame))
         flags = []
+        sigma = None
         if background.fits(frame):
             rows = rows - self._rows.rows(frame, background.mean)
+            sigma = self._background_sigma(background, frame)
         else:
             flags.append(Flag.NO_BACKGROUND)
+        whitened = stack_real(rows / self._noise)
         found = self.reconstructor.reconstruct(
-            stack_real(rows / self._noise), deadline=deadline if self.reconstructor.is_anytime else None
+            whitened, deadline=deadline if self.reconstructor.is_anytime else None
         )
         saturated = {
             int(channel) for frame in frames for channel in saturated_channels(frame, self._config.saturation)
         }
-        flags += self._doubts(found, len(frames))
+        ratio = self._residual_ratio(found, whitened, sigma, len(frames))
+        flags += self._doubts(found, sigma, ratio, len(frames))
         if saturated:
             flags.append(Flag.SATURATED)
-        return Made(found, tuple(flags), tuple(sorted(saturated)))
+        return Made(found, tuple(flags), tuple(sorted(saturated)), ratio)
 
     def background_state(
         self, background: RunningBackground, frame: RawFrame | None, age_s: float | None
@@ -99,15 +104,35 @@ class FrameToImage:
         """Say what is subtracted, in units of the calibration's noise; `frame` gives the layout."""
         if frame is None or not background.fits(frame):
             return BackgroundState(n_frames=background.n_frames, age_s=age_s)
-        sigma = None
-        if background.n_frames > 1:
-            variance = self._rows.rows(frame, background.variance.astype(np.complex128)).real
-            sigma = math.sqrt(float(np.mean(variance / self._noise**2)))
+        sigma = self._background_sigma(background, frame)
         change = self._rows.rows(frame, background.change) / self._noise
         drift = math.sqrt(float(np.mean(change.real**2 + change.imag**2)) / 2)
         return BackgroundState(background.n_frames, age_s, sigma, drift)
 
-    def _doubts(self, found: Reconstruction, n_frames: int) -> list[Flag]:
+    def _background_sigma(self, background: RunningBackground, frame: RawFrame) -> float | None:
+        if background.n_frames < MIN_BACKGROUND_FRAMES:
+            return None
+        variance = self._rows.rows(frame, background.variance.astype(np.complex128)).real
+        return math.sqrt(float(np.mean(variance / self._noise**2)))
+
+    def _residual_ratio(
+        self,
+        found: Reconstruction,
+        whitened: NDArray[np.floating],
+        sigma: float | None,
+        n_frames: int,
+    ) -> float | None:
+        report = found.report
+        if report.residual_over_epsilon is None or report.sigma is None:
+            return None
+        residual = report.residual_over_epsilon * report.sigma  # per row, as what follows
+        noise = (1.0 if sigma is None else sigma) / math.sqrt(n_frames)
+        model_error = self._config.model_error * float(np.linalg.norm(whitened)) / math.sqrt(whitened.size)
+        return residual / math.hypot(noise, model_error)
+
+    def _doubts(
+        self, found: Reconstruction, sigma: float | None, ratio: float | None, n_frames: int
+    ) -> list[Flag]:
         report, config = found.report, self._config
         flags = []
         if report.result is Result.DEADLINE:
@@ -116,12 +141,11 @@ class FrameToImage:
             flags.append(Flag.NOT_CONVERGED)
         if n_frames > 1:
             flags.append(Flag.AVERAGED)
-        if report.sigma is not None:
-            least, most = config.noise_range
-            # The mean of n frames has less noise by sqrt(n).
-            if not least <= report.sigma * math.sqrt(n_frames) <= most:
-                flags.append(Flag.NOISE_LEVEL)
-        ratio = report.residual_over_epsilon
+        least, most = config.noise_range
+        # A frame's own estimate also holds what the model does not explain: only too little of it is telling.
+        own = None if report.sigma is None else report.sigma * math.sqrt(n_frames)
+        if (sigma is not None and not least <= sigma <= most) or (own is not None and own < least):
+            flags.append(Flag.NOISE_LEVEL)
         if ratio is not None and ratio > config.max_residual:
             flags.append(Flag.RESIDUAL)
         return flags

@@ -350,6 +350,7 @@ class LiveReconstructor:
             latency_ms=latency_ms,
             flags=tuple(flags),
             saturated_channels=made.saturated_channels,
+            residual_ratio=made.residual_ratio,
             frame=made.reconstruction.report,
         )
         found = made.reconstruction

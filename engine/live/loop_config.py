@@ -29,9 +29,11 @@ class LoopConfig:
     background_max_age_s : float
         An older background is flagged.
     max_residual : float
-        Largest residual over epsilon that is not flagged.
+        Largest `LiveReport.residual_ratio` that is not flagged.
+    model_error : float
+        Residual that a good calibration leaves besides the noise, relative to the data.
     noise_range : tuple of float
-        Noise over that of the calibration, least and most that is not flagged.
+        Noise of the empty frames over that of the calibration, least and most that is not flagged.
     saturation : float or None
         Largest |raw value| of a receive channel; None for the ends of an integer type.
     conversion : tuple of (float, float), optional
@@ -51,7 +53,8 @@ class LoopConfig:
     queue_frames: int = 16
     background_frames: int = 16
     background_max_age_s: float = 600.0
-    max_residual: float = 3.0
+    max_residual: float = 2.0
+    model_error: float = 0.1
     noise_range: tuple[float, float] = (0.5, 2.0)
     saturation: float | None = None
     conversion: tuple[tuple[float, float], ...] | None = None
@@ -64,7 +67,7 @@ class LoopConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
-        for name in ("background_max_age_s", "max_residual", "clock_jump_s"):
+        for name in ("background_max_age_s", "max_residual", "model_error", "clock_jump_s"):
             _require_positive(name, getattr(self, name))
         for name in ("deadline_ms", "saturation"):
             if getattr(self, name) is not None:
