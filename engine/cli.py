@@ -17,6 +17,11 @@ COMMANDS = {
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
+    "serve": LazyCommand(
+        "engine.commands.serve", "serve", "Reconstruct the frames of a scanner as they come."
+    ),
+    "replay": LazyCommand("engine.commands.replay", "replay", "Play a measurement through the live service."),
+    "send": LazyCommand("engine.commands.send", "send", "Play a measurement into a running service."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
 

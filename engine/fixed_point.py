@@ -106,8 +106,8 @@ class FixedPointSolver:
                 if active:
                     points[: len(active)] = points[open_rows]
                     step.keep(open_rows)
-            if deadline is not None and 2 * (now := time.perf_counter()) - began > deadline:
-                break  # now + (now - began): when another evaluation would be over
+            if deadline is not None and 2 * time.perf_counter() - began > deadline:
+                break  # now + (now - began) is when another evaluation would be over
         return [self._tracks[frame].solution() for frame in range(len(starts))]
 
     def _prepare(self, starts: NDArray[np.floating]) -> None:

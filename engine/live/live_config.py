@@ -1,17 +1,20 @@
 """The configuration file of `engine serve`: every key known, every value checked, paths beside the file."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from engine.errors import ConfigError
+from engine.live.endpoints import require_loopback, require_loopback_host
 from engine.live.loop_config import LoopConfig
 from engine.live.recording_config import RecordingConfig
 from engine.method_settings import MethodSettings, Threads
+from engine.toml_settings import from_table
 
-Table = TypeVar("Table")
+MAX_FRAME_MB = 1024.0
+"""Largest message that can be allowed: what a frame may have is far below it."""
+
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class MethodConfig:
     max_iterations: int | None = None
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        self.settings()  # refuses impossible values
+
     def settings(self) -> MethodSettings:
         """Return the settings of the method; ConfigError for an impossible value."""
         return MethodSettings(
@@ -63,16 +69,21 @@ class EndpointConfig:
         Whether they may be other than loopback. Nothing is encrypted, and whoever reaches them can push
         frames and see images.
     max_frame_mb : float
-        Larger messages are refused.
-    queued_images : int
-        Messages kept for a subscriber that is slower than the images; further ones do not reach it.
+        A producer that sends larger messages is cut off.
     """
 
     frames: str = "tcp://127.0.0.1:5555"
     images: str = "tcp://127.0.0.1:5556"
     allow_remote: bool = False
     max_frame_mb: float = 64.0
-    queued_images: int = 16
+
+    def __post_init__(self) -> None:
+        for endpoint in (self.frames, self.images):
+            require_loopback(endpoint, allow_remote=self.allow_remote)
+        if not 0 < self.max_frame_mb <= MAX_FRAME_MB:
+            raise ConfigError(
+                f"max_frame_mb is {self.max_frame_mb}; expected more than 0, up to {MAX_FRAME_MB}"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,11 @@ class StatusConfig:
     host: str = "127.0.0.1"
     port: int = 9464
     allow_remote: bool = False
+
+    def __post_init__(self) -> None:
+        require_loopback_host(self.host, allow_remote=self.allow_remote)
+        if not 0 <= self.port <= LAST_PORT:
+            raise ConfigError(f"port is {self.port}; expected 0 to {LAST_PORT}, 0 for any that is free")
 
 
 @dataclass(frozen=True)
@@ -119,19 +135,6 @@ class LiveConfig:
     recording: RecordingConfig | None = None
 
 
-TABLES: Mapping[str, type] = {
-    "reconstruction": MethodConfig,
-    "loop": LoopConfig,
-    "endpoints": EndpointConfig,
-    "status": StatusConfig,
-    "recording": RecordingConfig,
-}
-"""Tables of the file."""
-
-PATHS = ("operators", "folder", "template")
-"""Keys whose values are paths."""
-
-
 def load_live_config(path: Path | str) -> LiveConfig:
     """Read the configuration of a service.
 
@@ -147,61 +150,33 @@ def load_live_config(path: Path | str) -> LiveConfig:
     """
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read as TOML ({error}); expected the keys of docs/live.md"
         ) from error
-    _require_known(f"{path}", tables, TABLES)
-    if "reconstruction" not in tables:
-        raise ConfigError(
-            f"{path} has no table [reconstruction]; expected one with the key operators; add it"
-        )
-    found: dict[str, Any] = {
-        name: _read_table(f"{path}: [{name}]", TABLES[name], table, path.parent)
-        for name, table in tables.items()
-    }
-    return LiveConfig(**found)
-
-
-def _read_table(where: str, kind: type[Table], table: object, folder: Path) -> Table:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} is {table!r}; expected a table of keys and values")
-    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
-    _require_known(where, table, known)
-    values = {}
-    for key, value in table.items():
-        values[key] = _value(f"{where} {key}", key, str(known[key].type), value, folder)
+    loop = table.get("loop")
+    has_no_deadline = isinstance(loop, dict) and loop.get("deadline_ms") is False  # TOML has no null
+    if has_no_deadline:
+        del loop["deadline_ms"]
     try:
-        return kind(**values)
-    except (ConfigError, TypeError) as error:  # TypeError: a key without default is missing
-        raise ConfigError(f"{where}: {error}") from error
+        config = from_table(LiveConfig, table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if has_no_deadline:
+        config = replace(config, loop=replace(config.loop, deadline_ms=None))
+    return _with_paths_beside(path.parent, config)
 
 
-def _value(where: str, key: str, annotation: str, value: Any, folder: Path) -> Any:
-    """Return a value as its dataclass wants it; types are checked by their names."""
-    if key in PATHS:
-        if not isinstance(value, str):
-            raise ConfigError(f"{where} is {value!r}; expected a path as text")
-        return folder / value
-    if key == "model" and isinstance(value, str) and (folder / value).is_dir():
-        return str(folder / value)
-    if isinstance(value, list):
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    accepted = {
-        "bool": isinstance(value, bool),
-        "str": isinstance(value, str),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
-        "Threads": value in (1, 2, "auto") and not isinstance(value, bool),
-    }
-    wanted = [name for name in accepted if name in annotation.replace(" ", "").split("|")]
-    if wanted and not any(accepted[name] for name in wanted):
-        raise ConfigError(f"{where} is {value!r}; expected {' or '.join(wanted)}")
-    return value
-
-
-def _require_known(where: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; expected some of {', '.join(known)}")
+def _with_paths_beside(folder: Path, config: LiveConfig) -> LiveConfig:
+    method, recording = config.reconstruction, config.recording
+    model = method.model
+    if model is not None and (folder / model).is_dir():
+        model = str(folder / model)
+    if recording is not None:
+        recording = replace(recording, folder=folder / recording.folder, template=folder / recording.template)
+    return replace(
+        config,
+        reconstruction=replace(method, operators=folder / method.operators, model=model),
+        recording=recording,
+    )

@@ -19,7 +19,7 @@ class LoopConfig:
         one after the other, and refuses new ones while `queue_frames` wait.
     deadline_ms : float or None
         From the push of a frame to its image. A method that can, gives its best iterate by then; an image
-        that comes out later is late. None for none.
+        that comes out later is late. None for none; false in a configuration file.
     reserve_ms : float
         Kept back of the deadline for what follows the solve.
     queue_frames : int
@@ -78,12 +78,14 @@ class LoopConfig:
             raise ConfigError(
                 f"reserve_ms is {self.reserve_ms}; expected less than the deadline of {self.deadline_ms} ms"
             )
-        pair = self.noise_range
-        if len(pair) != 2 or not all(map(_is_number, pair)) or not 0 <= pair[0] < pair[1]:
-            raise ConfigError(f"noise_range is {pair!r}; expected least and most, 0 <= least < most")
-        for factors in self.conversion or ():
-            if len(factors) != 2 or not all(map(_is_number, factors)) or factors[0] == 0:
-                raise ConfigError(f"conversion holds {factors!r}; expected (a, b) per channel, a not 0")
+        least, most = self.noise_range
+        if not (_is_number(least) and _is_number(most) and 0 <= least < most):
+            raise ConfigError(
+                f"noise_range is {self.noise_range!r}; expected least and most, 0 <= least < most"
+            )
+        for gain, offset in self.conversion or ():
+            if not (_is_number(gain) and _is_number(offset)) or gain == 0:
+                raise ConfigError(f"conversion holds {(gain, offset)}; expected (a, b) per channel, a not 0")
 
 
 def _is_number(value: object) -> bool:

@@ -14,7 +14,8 @@ BLOB_WIDTH = 1 / 8
 """Standard deviation of the blob, as a share of the field of view."""
 
 LEAST_AGREEMENT = 0.5
-"""Cosine between image and blob. Methods that work have 0.9 and more, noise has about 0.3."""
+"""Cosine between image and blob. On the reference scanner all methods that ship have 0.92 and more, on twenty
+voxels the noisiest has 0.74; positive noise has about 0.3."""
 
 
 def require_working(reconstructor: Reconstructor) -> float:

@@ -123,9 +123,7 @@ class _Loop:
         self._solver = solver
         self._dual_start = dual_start
 
-    def solve(
-        self, measurements: Sequence[NormalizedMeasurement], deadline: float | None
-    ) -> list[Solution]:
+    def solve(self, measurements: Sequence[NormalizedMeasurement], deadline: float | None) -> list[Solution]:
         states = self._step.begin(measurements, self._dual_start)
         solutions = self._solver.solve(self._step, states, deadline)
         n_voxels = self._step.n_voxels
