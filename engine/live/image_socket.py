@@ -10,7 +10,7 @@ import zmq
 from engine.errors import LiveError
 from engine.live.listening_socket import ListeningSocket
 
-QUEUE = 4
+QUEUE = 8
 """Messages that wait for each subscriber (SNDHWM). One that reads too slowly gets no others meanwhile."""
 
 LONGEST_SUBSCRIPTION = 256
@@ -77,6 +77,9 @@ class ImageSocket:
         with self._lock:
             if self._listening.is_closed:
                 raise LiveError("the image socket is closed; expected no images after that; open another")
+            # ZeroMQ hears of what subscribers have read when it is asked, else only now and then: after a few
+            # quick images it would take a queue for full that is empty.
+            self._listening.socket.getsockopt(zmq.EVENTS)
             self._listening.socket.send_multipart(parts, zmq.NOBLOCK)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def test_addresses_of_this_machine(host: str) -> None:
     require_loopback_host(host)
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost", "192.168.1.7", "127.0.0.1.example.org"])
+@pytest.mark.parametrize("host", ["", "*", "::", "localhost", "192.168.1.7", "127.0.0.1.example.org"])
 def test_other_addresses_need_a_permission(host: str) -> None:
     with pytest.raises(ConfigError, match="allow_remote = true"):
         require_loopback_host(host)

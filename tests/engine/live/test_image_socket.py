@@ -63,6 +63,8 @@ def new_subscriber(image_socket: ImageSocket):
 
 def test_subscribers_get_what_they_subscribed_to(image_socket: ImageSocket, new_subscriber) -> None:
     image, other = new_subscriber(), new_subscriber()
+    while image.poll(50):  # what the other was greeted with
+        image.recv_multipart()
     status = new_subscriber(b"status")
     deadline = time.monotonic() + PATIENCE
     while not status.poll(10):
@@ -106,22 +108,24 @@ def test_subscriber_that_stops_reading_loses_images_and_nothing_else(
     healthy = new_subscriber()
     command = [sys.executable, "-c", STUCK, image_socket.last_endpoint]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as stuck:
-        ready = threading.Thread(target=stuck.stdout.readline)
-        ready.start()
-        while ready.is_alive():
-            image_socket.send([b"image", b"hello"])
-            time.sleep(0.01)
-        if is_stopped:
-            os.kill(stuck.pid, signal.SIGSTOP)
-        while healthy.poll(50):
-            healthy.recv_multipart()
-        before = resident_bytes()
-        for number in range(500):  # 200 million bytes
-            image_socket.send([b"image", b"%d" % number, os.urandom(8) * (IMAGE_BYTES // 8)])
-            assert healthy.poll(int(1000 * PATIENCE))
-            assert healthy.recv_multipart()[1] == b"%d" % number  # none is missing here
-        assert resident_bytes() - before < BUFFERS
-        stuck.kill()
+        try:
+            ready = threading.Thread(target=stuck.stdout.readline)
+            ready.start()
+            while ready.is_alive():
+                image_socket.send([b"image", b"hello"])
+                time.sleep(0.01)
+            if is_stopped:
+                os.kill(stuck.pid, signal.SIGSTOP)
+            while healthy.poll(50):
+                healthy.recv_multipart()
+            before = resident_bytes()
+            for number in range(500):  # 200 million bytes
+                image_socket.send([b"image", b"%d" % number, os.urandom(8) * (IMAGE_BYTES // 8)])
+                assert healthy.poll(int(1000 * PATIENCE))
+                assert healthy.recv_multipart()[1] == b"%d" % number  # none is missing here
+            assert resident_bytes() - before < BUFFERS
+        finally:
+            stuck.kill()
 
 
 def test_slow_subscriber_gets_whole_messages_in_order(image_socket: ImageSocket, new_subscriber) -> None:
