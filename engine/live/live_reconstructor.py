@@ -90,6 +90,7 @@ class LiveReconstructor:
         self._last_frame: RawFrame | None = None
         self._last_image: LiveImage | None = None
         self._last_image_at: float | None = None
+        self._in_hand: float | None = None  # when the oldest frame of the image being made was pushed
         self._kept: deque[LiveImage] = deque(maxlen=KEPT_IMAGES)
         self._image_there = threading.Condition()
         self._has_ended = False
@@ -235,8 +236,9 @@ class LiveReconstructor:
 
     @property
     def oldest_wait_s(self) -> float | None:
-        """How long the oldest frame has been waiting; None if none waits."""
-        return self._queue.oldest_wait_s()
+        """How long the oldest frame has been in flight, its reconstruction included; None if none is."""
+        in_hand, waiting = self._in_hand, self._queue.oldest_wait_s()
+        return waiting if in_hand is None else time.perf_counter() - in_hand
 
     def _run(self) -> None:
         try:
@@ -286,7 +288,11 @@ class LiveReconstructor:
         if not usable:
             return
         begun = time.perf_counter()
-        made = self._made(usable)
+        self._in_hand = usable[0].pushed
+        try:
+            made = self._made(usable)
+        finally:
+            self._in_hand = None
         if made is not None:
             self._hand_on(self._live_image(usable, made, batch.has_gap, begun))
 

@@ -11,19 +11,18 @@ from engine.errors import DeqMpiError, MessageError
 from engine.live.counters import Counters
 from engine.live.events import Event, OnEvent
 from engine.live.frame_socket import FrameSocket
+from engine.live.health import HealthLimits, liveness, readiness
 from engine.live.image_socket import ImageSocket
 from engine.live.live_config import LiveConfig, MethodConfig, load_live_config
 from engine.live.live_image import BackgroundState, LiveImage
 from engine.live.live_reconstructor import LiveReconstructor
 from engine.live.messages import encode_image, encode_status
+from engine.live.metrics import LiveMetrics
 from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
-from engine.live.service_state import ServiceState
+from engine.live.service_state import Phase, ServiceState
 from engine.live.status_server import StatusServer
 from engine.reconstructor import Reconstructor
-
-STATUS_S = 1.0
-"""Time between two messages about the state."""
 
 FAREWELL_S = 0.2
 """For the last messages to leave the socket before it is closed."""
@@ -52,9 +51,11 @@ class LiveService:
     def __init__(self, config: LiveConfig, on_event: OnEvent) -> None:
         self._config = config
         self._on_event = on_event
-        self._models: WeakKeyDictionary[Reconstructor, str | None] = WeakKeyDictionary()
+        self._models: WeakKeyDictionary[Reconstructor, str] = WeakKeyDictionary()
         self._started = time.monotonic()
-        self._phase = "starting"
+        self._phase: Phase = "starting"
+        self._metrics = LiveMetrics(self.state, config.loop.deadline_ms)
+        self._limits = HealthLimits(background_old_after_s=config.loop.background_max_age_s)
         self._live: LiveReconstructor | None = None
         self._recorder: Recorder | None = None
         self._swapping: threading.Thread | None = None
@@ -70,7 +71,9 @@ class LiveService:
                 StatusServer(
                     config.status.host,
                     config.status.port,
-                    self.state,
+                    metrics=self._metrics.exposition,
+                    health=lambda: liveness(self.state(), self._limits),
+                    ready=lambda: readiness(self.state(), self._limits),
                     allow_remote=config.status.allow_remote,
                 )
             )
@@ -105,10 +108,10 @@ class LiveService:
         """Where images go out, with the port that a wildcard got."""
         return self._images.last_endpoint
 
-    def run(self, stop: threading.Event) -> None:
-        """Publish the state every `STATUS_S` until the event is set."""
-        while not stop.wait(STATUS_S):
-            self.publish_state()
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the loop runs and no frame is stuck in it."""
+        return liveness(self.state(), self._limits).ok
 
     def publish_state(self) -> None:
         """Publish the state now."""
@@ -161,7 +164,7 @@ class LiveService:
             policy=self._config.loop.policy,
             deadline_ms=self._config.loop.deadline_ms,
             method="" if solver is None else solver.method,
-            model=None if solver is None else self._models[solver],
+            model="" if solver is None else self._models[solver],
             operators_sha256="" if solver is None else solver.operators.source_sha256,
             counters=Counters() if live is None else live.counters(),
             background=BackgroundState() if live is None else live.background(),
@@ -170,11 +173,12 @@ class LiveService:
             uptime_s=time.monotonic() - self._started,
             last_image_age_s=None if live is None else live.last_image_age_s,
             oldest_wait_s=None if live is None else live.oldest_wait_s,
+            is_loop_alive=live is None or self._phase == "stopping" or live.is_alive,
         )
 
     def _opened(self, method: MethodConfig) -> Reconstructor:
         reconstructor = Reconstructor.load(method.operators, method.method, method.settings())
-        self._models[reconstructor] = method.model
+        self._models[reconstructor] = method.model or ""
         return reconstructor
 
     def _end_loop(self) -> None:
@@ -199,5 +203,6 @@ class LiveService:
 
     def _on_image(self, image: LiveImage) -> None:
         self._images.send(encode_image(image, self._running_loop().counters()))
+        self._metrics.observe(image.report)
         if self._recorder is not None:
             self._recorder.image(image)
