@@ -97,6 +97,7 @@ class LiveService:
                 allow_remote=endpoints.allow_remote,
             )
         )
+        self._say("service-started", frames=self.frames_endpoint, images=self.images_endpoint)
 
     @property
     def frames_endpoint(self) -> str:
@@ -136,7 +137,7 @@ class LiveService:
             The configuration file. Only its table `[reconstruction]` has an effect.
         """
         if self._swapping is not None and self._swapping.is_alive():
-            self._on_event(Event("swap-busy", logging.WARNING, {"message": "the one before is not over"}))
+            self._say("swap-busy", logging.WARNING, message="the one before is not over")
             return
         self._swapping = threading.Thread(target=self._swap, args=(path,), name="deq-mpi-swap", daemon=True)
         self._swapping.start()
@@ -183,7 +184,7 @@ class LiveService:
 
     def _end_loop(self) -> None:
         counters = self._running_loop().close(drain=True)
-        self._on_event(Event("loop-closed", logging.INFO, counters.to_dict()))
+        self._say("loop-closed", **counters.to_dict())
         self.publish_state()
 
     def _running_loop(self) -> LiveReconstructor:
@@ -197,12 +198,13 @@ class LiveService:
 
     def _on_rejected(self, error: MessageError) -> None:
         self._running_loop().reject(error.reason)
-        self._on_event(
-            Event("message-rejected", logging.WARNING, {"reason": error.reason, "error": str(error)})
-        )
+        self._say("message-rejected", logging.WARNING, reason=error.reason, error=str(error))
 
     def _on_image(self, image: LiveImage) -> None:
         self._images.send(encode_image(image, self._running_loop().counters()))
         self._metrics.observe(image.report)
         if self._recorder is not None:
             self._recorder.image(image)
+
+    def _say(self, name: str, level: int = logging.INFO, **fields: object) -> None:
+        self._on_event(Event(name, level, fields))

@@ -51,7 +51,9 @@ class ServiceProcess:
         timer.cancel()
         if len(words) != 6:  # frames to ENDPOINT, images at ENDPOINT
             self.stop()
-            raise LiveError(f"the service did not start: {self.last_words()}")
+            said = self.last_words()
+            self._log.close()
+            raise LiveError(f"the service did not start: {said}")
         self.frames_endpoint, self.images_endpoint = words[2].rstrip(","), words[5]
 
     def __enter__(self) -> "ServiceProcess":

@@ -400,6 +400,7 @@ def live_image(*, interval: bool = False, snr_db: float | None = 21.5) -> LiveIm
         latency_ms=20.0,
         flags=(Flag.AVERAGED, Flag.GAP),
         saturated_channels=(1,),
+        residual_ratio=0.9,
         frame=frame,
     )
     bounds = Interval(image - 0.5, image + 0.5, 0.9, False) if interval else None

@@ -83,7 +83,7 @@ def report(latency_ms: float, iterations: int = 8, residual: float | None = 0.9)
         intensity=1.0,
         milliseconds=latency_ms,
     )
-    return LiveReport(1, 1, 1, "", None, 0, 0, 0.0, latency_ms, (), (), frame)
+    return LiveReport(1, 1, 1, "", None, 0, 0, 0.0, latency_ms, (), (), None, frame)
 
 
 def test_counts_are_those_of_the_account() -> None:

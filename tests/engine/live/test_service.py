@@ -210,6 +210,7 @@ def test_a_subscriber_that_stops_reading_slows_nothing_down(start, raw, image):
         client.push(raw(number, image, seed=0))
         assert client.image().header["report"]["sequence"] == number
     assert client.status(lambda _: True)["counters"]["images_out"] == 150
+    stuck.close()
 
 
 def test_operators_are_exchanged_between_two_frames(start, folder, operators, raw, image):
@@ -237,7 +238,7 @@ def test_damaged_operators_leave_the_old_ones_in_use(start, folder, raw, image, 
     elif damage == "cut":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":
-        content[-100] ^= 0xFF
+        content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
     elif damage == "missing":
         path.unlink()
