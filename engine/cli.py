@@ -16,6 +16,7 @@ COMMANDS = {
     "intervals": LazyCommand(
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
+    "view": LazyCommand("engine.commands.view", "view", "Show the live images on a page."),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
