@@ -24,7 +24,11 @@ from engine.errors import InputError
     help="Address to serve the page at; any but this machine's own needs the token that is printed.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8050, show_default=True, help="Port of the page; 0 for a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8050,
+    show_default=True,
+    help="Port of the page; 0 for a free one.",
 )
 @click.option(
     "--allow-host",

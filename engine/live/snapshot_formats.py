@@ -86,14 +86,18 @@ def write_nifti(path: Path, image: ReceivedImage) -> None:
     file.header.set_xyzt_units("mm")
     file.set_qform(affine, SCANNER_COORDINATES)
     file.set_sform(affine, SCANNER_COORDINATES)
-    file.header["descrip"] = f"DEQ-MPI frame {image.sequence} {' '.join(image.flags)}"[:79].encode("ascii", "replace")
+    file.header["descrip"] = f"DEQ-MPI frame {image.sequence} {' '.join(image.flags)}"[:79].encode(
+        "ascii", "replace"
+    )
     path.write_bytes(file.to_bytes())
 
 
 def nifti_affine(grid: Grid) -> NDArray[np.float64]:
     """Return the matrix from voxel numbers (i, j, k, 1) to the voxel's centre (x, y, z, 1) in millimetres."""
     affine = np.eye(4)
-    for axis, (pitch, extent, center) in enumerate(zip(grid.pitch, grid.field_of_view, grid.center, strict=True)):
+    for axis, (pitch, extent, center) in enumerate(
+        zip(grid.pitch, grid.field_of_view, grid.center, strict=True)
+    ):
         affine[axis, axis] = MILLIMETRES * pitch
         affine[axis, 3] = MILLIMETRES * (center - extent / 2 + pitch / 2)
     return affine
@@ -111,6 +115,9 @@ def unknown_origin() -> MdfFile:
         ),
         scanner=new_scanner("n.a.", topology="n.a."),
         acquisition=new_acquisition(
-            bandwidth=1.0, n_samples=1, drivefield=new_sine_drive(1.0, [1], 0.0, waveform="custom"), unit="n.a."
+            bandwidth=1.0,
+            n_samples=1,
+            drivefield=new_sine_drive(1.0, [1], 0.0, waveform="custom"),
+            unit="n.a.",
         ),
     )

@@ -216,7 +216,9 @@ class ViewFeed:
         _to_json(status)
         deadline = status.get("deadline_ms")
         if deadline is not None and not (_is_number(deadline) and deadline > 0):
-            raise MessageError("value", f"deadline_ms is {deadline!r:.40}; expected a positive number or null")
+            raise MessageError(
+                "value", f"deadline_ms is {deadline!r:.40}; expected a positive number or null"
+            )
         self._status, self._status_arrived = status, time.monotonic()
         for key in ("counters", "background"):
             if isinstance(status.get(key), dict):
@@ -289,7 +291,9 @@ def _grid(header: Mapping[str, Any], shape: tuple[int, ...]) -> Grid:
         found = header["grid"]
         grid = Grid(tuple(found["size"]), tuple(found["field_of_view"]), tuple(found["center"]))
     except (TypeError, KeyError, MdfError) as error:
-        raise MessageError("value", f"the grid cannot be used ({error}); expected size and extents") from error
+        raise MessageError(
+            "value", f"the grid cannot be used ({error}); expected size and extents"
+        ) from error
     if grid.volume_shape != shape:
         raise MessageError("shape", f"the grid is {grid.volume_shape}; expected {shape}, that of the image")
     return grid
@@ -308,4 +312,6 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:  # NaN, which Python reads and browsers do not
-        raise MessageError("value", f"the header holds NaN or infinity ({error}); expected numbers") from error
+        raise MessageError(
+            "value", f"the header holds NaN or infinity ({error}); expected numbers"
+        ) from error

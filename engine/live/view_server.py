@@ -117,7 +117,9 @@ class ViewServer:
             raise web.HTTPForbidden(text="Open the complete address that engine view printed at its start.\n")
         response = await handler(request)
         if given is not None:
-            response.set_cookie(cookie, given, httponly=True, samesite="Strict", path="/", secure=request.secure)
+            response.set_cookie(
+                cookie, given, httponly=True, samesite="Strict", path="/", secure=request.secure
+            )
         return response
 
     @staticmethod
@@ -155,7 +157,8 @@ class ViewServer:
         image = self.find_image(number)
         if image is None:
             return _error(
-                410, "this image is no longer kept; pause the page first, then take the snapshot of what it shows"
+                410,
+                "this image is no longer kept; pause the page first, then take the snapshot of what it shows",
             )
         if self._n_waiting > MAX_WAITING:
             return _error(429, "other snapshots are being written; try again in a moment")
@@ -178,9 +181,7 @@ class ViewServer:
         return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
-async def serve_page(
-    server: ViewServer, host: str, port: int, announce: Callable[[str], object]
-) -> None:
+async def serve_page(server: ViewServer, host: str, port: int, announce: Callable[[str], object]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Parameters

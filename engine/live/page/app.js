@@ -10,6 +10,7 @@ import { PROJECTION, halfWidth, largest, planeOf, smallest } from "./planes.js";
 import { listSnapshots, takeSnapshot } from "./snapshots.js";
 import { Strip } from "./strip.js";
 
+const UNIT = "1 = calibration sample";
 const CLOCK_MS = 250; // how often ages are looked at when nothing comes
 
 const byId = (id) => document.getElementById(id);
@@ -97,7 +98,7 @@ function situation() {
     return ["waiting", "WAITING", `for the first frame${service}`];
   }
   if (seconds > facts.stale_s) {
-    return ["silent", "NO FRAMES", `for ${duration(Math.floor(seconds))}${service}`];
+    return ["silent", "NO FRAMES", `for ${duration(seconds)}${service}`];
   }
   return ["live", "LIVE", service.slice(2)];
 }
@@ -119,7 +120,7 @@ function showSituation() {
   pictures.classList.toggle("old", isOld);
   const seconds = age();
   byId("banner").hidden = !isOld || !state.shown;
-  byId("banner").textContent = `${word} – LAST IMAGE${seconds === null ? "" : `, ${duration(Math.floor(seconds))} OLD`}`;
+  byId("banner").textContent = `${word}\nlast image${seconds === null ? "" : `, ${duration(seconds)} old`}`;
 }
 
 // Drawing
@@ -145,7 +146,7 @@ function draw(isUrgent) {
   if (frame) {
     drawFrame(frame);
     const look = { slice: state.slice, limits: limits(frame), map: maps[state.mapName] };
-    strip.draw(frame, look, isUrgent);
+    strip.draw(frame, look, state.isPaused, isUrgent);
   }
   if (state.figures) {
     const { latency, deadline_ms: deadline, background } = state.figures;
@@ -170,18 +171,18 @@ function drawFrame(frame) {
   const [bottom, top] = limits(frame);
   const over = frame.largest > top || largest(plane.value) > top
     ? plane.value.reduce((n, value) => n + (value > top), 0) : 0;
-  image.caption.textContent = over ? `Concentration – ${over} voxels above the scale` : "Concentration";
+  image.caption.textContent = `Concentration, ${UNIT}${over ? ` – ${over} voxels above the scale` : ""}`;
   image.draw(plane.value, plane, [bottom, top], map);
   if (half) {
     const most = Math.max(0, ...strip.frames.map((other) => (other.widest ??= widest(other))));
-    uncertainty.caption.textContent = `Half-width of the ${number(100 * frame.interval_coverage)} % interval`;
+    uncertainty.caption.textContent = `Half-width of the ${number(100 * frame.interval_coverage)} % interval, ${UNIT}`;
     uncertainty.draw(half, plane, [0, most || 1], map);
   }
   const place = state.cursor && { x: Math.min(state.cursor.x, plane.nx - 1), y: Math.min(state.cursor.y, plane.ny - 1) };
   image.point(place, plane);
   uncertainty.point(half && place, plane);
   read(frame, plane, place);
-  showFrame(frame, facts);
+  showFrame(frame, state.isPaused ? [frame] : strip.frames, facts);
 }
 
 function widest(frame) {
@@ -220,6 +221,9 @@ function offerSlices(frame) {
   state.slice = PROJECTION;
 }
 
+const oneColumn = window.matchMedia("(max-width: 860px)"); // as in style.css
+const ONE_COLUMN_SHARE = 0.7; // of the screen's height, for the pictures
+
 let arrangedFor = "";
 
 function arrange() {
@@ -228,13 +232,14 @@ function arrange() {
 
 /** Give the pictures the largest size that fits, beside or above each other. */
 function arrangeFor(frame) {
-  const [width, height] = [pictures.clientWidth, pictures.clientHeight];
+  const width = pictures.clientWidth;
+  const height = oneColumn.matches ? ONE_COLUMN_SHARE * window.innerHeight : pictures.clientHeight;
   const isDouble = !byId("uncertainty").hidden;
   const key = [width, height, isDouble, frame.shape, frame.field_of_view, window.devicePixelRatio].join(" ");
   if (key === arrangedFor) {
     return;
   }
-  const gap = 20;
+  const gap = 26; // CSS pixels between two pictures, and their outlines
   const beside = Picture.scaleFor(frame, isDouble ? (width - gap) / 2 : width, height);
   const stacked = isDouble ? Picture.scaleFor(frame, width, (height - gap) / 2) : 0;
   pictures.classList.toggle("stacked", stacked > beside);

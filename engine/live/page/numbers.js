@@ -15,13 +15,13 @@ export function count(value) {
   return Number.isFinite(value) ? COUNT.format(value) : "–";
 }
 
-/** Seconds as "4 s", "12 min" or "3 h 5 min". */
+/** Whole seconds as "4 s", "12 min" or "3 h 5 min". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) {
     return "–";
   }
   if (seconds < 120) {
-    return `${seconds < 10 ? seconds.toFixed(1) : Math.floor(seconds)} s`;
+    return `${Math.floor(seconds)} s`;
   }
   const minutes = Math.floor(seconds / 60);
   return minutes < 120 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;

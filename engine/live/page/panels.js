@@ -1,8 +1,10 @@
 // The figures beside the image. All text goes in as text, never as markup.
 
-import { count, duration, number } from "./numbers.js";
+import { bytes, count, duration, number } from "./numbers.js";
 
 const RATE_WINDOW_MS = 3000;
+const CLAMPED = "interval-clamped"; // a key of the report, shown as if it were a flag
+const CLAMPED_WORDS = ["interval", "the SNR is outside the calibrated range; below it the bounds are too narrow"];
 
 const byId = (id) => document.getElementById(id);
 
@@ -21,18 +23,12 @@ function fill(list, pairs) {
   });
 }
 
-export function showFrame(frame, facts) {
+/** Show a frame's figures, and its flags among those of the recent frames. */
+export function showFrame(frame, recent, facts) {
   const report = frame.report;
   const range = report.n_frames > 1 ? `${report.first_sequence}–${report.sequence}` : String(report.sequence);
   byId("sequence").textContent = range;
-  const items = report.flags.map((flag) => {
-    const [words, meaning] = facts.flags[flag] ?? [flag, ""];
-    return [words, flag === "saturated" ? `${meaning} (${channels(report.saturated_channels)})` : meaning];
-  });
-  if (report.interval_clamped) {
-    items.push(["interval", "the SNR is outside the calibrated range; below it the bounds are too narrow"]);
-  }
-  byId("flags").replaceChildren(...(items.length ? items.map(flagItem) : [noFlags()]));
+  showFlags(frame, recent, facts);
   fill(byId("frame"), [
     ["latency", `${number(report.latency_ms)} ms`, report.flags.includes("late") ? "warn" : ""],
     ["waited", `${number(report.waited_ms)} ms`],
@@ -43,15 +39,37 @@ export function showFrame(frame, facts) {
   ]);
 }
 
+/** List the flags of the recent frames, so that what comes and goes can be read; those of this frame are marked. */
+function showFlags(frame, recent, facts) {
+  const seen = new Map(Object.keys(facts.flags).map((flag) => [flag, 0]));
+  for (const { report } of recent) {
+    for (const flag of report.interval_clamped ? [...report.flags, CLAMPED] : report.flags) {
+      seen.set(flag, (seen.get(flag) ?? 0) + 1);
+    }
+  }
+  const { report } = frame;
+  const items = [...seen].filter(([, n]) => n).map(([flag, n]) => {
+    const isNow = report.flags.includes(flag) || (flag === CLAMPED && report.interval_clamped);
+    const [words, meaning] = flag === CLAMPED ? CLAMPED_WORDS : (facts.flags[flag] ?? [flag, ""]);
+    const more = flag === "saturated" && isNow ? ` (${channels(report.saturated_channels)})` : "";
+    return flagItem(words, meaning + more, isNow, recent.length > 1 ? `${n} of ${recent.length}` : "");
+  });
+  byId("flags").replaceChildren(...(items.length ? items : [noFlags()]));
+}
+
 function channels(list) {
   return Array.isArray(list) && list.length ? `channel ${list.join(", ")}` : "channel unknown";
 }
 
-function flagItem([words, meaning]) {
+function flagItem(words, meaning, isNow, share) {
   const item = document.createElement("li");
-  const name = document.createElement("b");
-  name.textContent = `▲ ${words}`;
-  item.append(name, meaning);
+  item.className = isNow ? "now" : "";
+  const parts = [["b", `${isNow ? "▲" : "△"} ${words}`], ["i", share], ["span", meaning]];
+  for (const [tag, text] of parts) {
+    const part = document.createElement(tag);
+    part.textContent = text;
+    item.append(part);
+  }
   return item;
 }
 
@@ -102,7 +120,7 @@ export function showAccount(figures, facts) {
     ["not converged", count(counters.not_converged), counters.not_converged ? "warn" : ""],
     ["empty frames", count(counters.background_in)],
     ["not drawn here", count(figures.skipped)],
-    ["dropped", reasons.length ? `${count(dropped)}: ${list(reasons, facts.drops)}` : "0", reasons.length ? "wide warn" : "wide"],
+    ["dropped", reasons.length ? list(reasons, facts.drops) : "0", reasons.length ? "wide warn" : "wide"],
     ["rejected", rejected.length ? list(rejected) : "0", rejected.length ? "wide warn" : "wide"],
     ...(malformed.length ? [["not readable", list(malformed), "wide bad"]] : []),
   ]);
@@ -138,7 +156,7 @@ export function showService(figures) {
     ["method", status.method ?? "–"],
     ["model", status.model ?? "–"],
     ["policy", status.policy ?? "–"],
-    ["operators", (status.operators_sha256 ?? "–").slice(0, 10)],
+    ["operators", (status.operators_sha256 ?? "–").slice(0, 8)],
     ["recording", ...recording(status)],
   ];
   if (status.swap) {
@@ -154,9 +172,13 @@ function recording(status) {
     return [status.state ? "off" : "–", "wide"];
   }
   const { state, ...rest } = status.recording;
-  const parts = Object.entries(rest)
-    .filter(([, value]) => ["string", "number"].includes(typeof value) && value !== "")
-    .map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "number" ? count(value) : value}`);
+  const plain = Object.entries(rest).filter(([, value]) => ["string", "number"].includes(typeof value) && value !== "");
+  const parts = plain.map(([key, value]) => {
+    if (typeof value === "string") {
+      return value;
+    }
+    return key.endsWith("bytes") ? bytes(value) : `${count(value)} ${key.replaceAll("_", " ")}`;
+  });
   const isWell = state === undefined || state === "recording" || state === "running";
   return [[state ?? "on", ...parts].join(", "), isWell ? "wide" : "wide bad"];
 }

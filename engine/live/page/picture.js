@@ -50,6 +50,7 @@ export class Picture {
     this.height = final * up;
     this.canvas.style.width = `${this.width}px`;
     this.canvas.style.height = `${this.height}px`;
+    this.bar.style.height = `${this.height}px`;
     const length = rulerLength(RULER_SHARE * across);
     this.ruler.style.width = `${length * final}px`;
     this.rulerText.textContent = `${length} mm`;

@@ -5,9 +5,16 @@ import { bytes } from "./numbers.js";
 const message = document.getElementById("snapshot-message");
 const list = document.getElementById("snapshots");
 
+const SHOWN_MS = 8000;
+const SHOWN_BAD_MS = 30000;
+
+let timer = 0;
+
 function say(text, isBad = false) {
   message.className = isBad ? "bad" : "";
   message.textContent = text;
+  clearTimeout(timer);
+  timer = setTimeout(() => message.replaceChildren(), isBad ? SHOWN_BAD_MS : SHOWN_MS);
 }
 
 export async function takeSnapshot(kind, frame) {

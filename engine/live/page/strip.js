@@ -38,7 +38,7 @@ export class Strip {
     return this.frames[Math.max(0, Math.min(this.frames.length - 1, index))];
   }
 
-  draw(shown, look, isUrgent) {
+  draw(shown, look, isPaused, isUrgent) {
     const now = performance.now();
     if (!isUrgent && now - this.drawnAt < (this.quiet.matches ? QUIET_PERIOD_MS : PERIOD_MS)) {
       return;
@@ -51,8 +51,20 @@ export class Strip {
       this.list.lastElementChild.remove();
     }
     this.frames.forEach((frame, index) => this.drawItem(this.list.children[index], frame, shown, look));
+    this.reveal(isPaused);
     const selected = shown ? `recent-${shown.number}` : "";
     this.list.setAttribute("aria-activedescendant", selected);
+  }
+
+  /** Where the strip is wider than the screen: show the newest frames, or the one that is looked at. */
+  reveal(isPaused) {
+    const place = this.list.parentElement;
+    const item = this.list.querySelector('[aria-selected="true"]');
+    if (!isPaused || !item) {
+      place.scrollLeft = place.scrollWidth;
+    } else if (item.offsetLeft < place.scrollLeft || item.offsetLeft + item.offsetWidth > place.scrollLeft + place.clientWidth) {
+      place.scrollLeft = item.offsetLeft - place.clientWidth / 2;
+    }
   }
 
   drawItem(item, frame, shown, look) {

@@ -23,7 +23,9 @@ DEADLINE_MS = 43.0
 def blobs(grid: Grid, phase: float) -> np.ndarray:
     """Two blobs that move with the phase, peak about 1; values differ in every voxel."""
     places = (grid.positions() - np.array(grid.center)) / np.array(grid.field_of_view)
-    middle = np.array([[0.28 * np.cos(phase), 0.25 * np.sin(phase), 0.1], [-0.2, 0.1 * np.cos(2 * phase), -0.2]])
+    middle = np.array(
+        [[0.28 * np.cos(phase), 0.25 * np.sin(phase), 0.1], [-0.2, 0.1 * np.cos(2 * phase), -0.2]]
+    )
     widths = np.array([[0.09, 0.16, 0.3], [0.16, 0.09, 0.3]])
     heights = np.array([1.0, 0.55])
     waves = np.exp(-0.5 * (((places[:, np.newaxis] - middle) / widths) ** 2).sum(axis=2)) @ heights
@@ -96,13 +98,21 @@ class FakeService:
             self.ledger.frame()
         self.ledger.drop(reason, n_frames)
 
-    def image(self, *, flags: tuple[Flag, ...] = (), latency_ms: float = 27.0, scale: float = 1.0) -> LiveImage:
+    def image(
+        self, *, flags: tuple[Flag, ...] = (), latency_ms: float = 27.0, scale: float = 1.0
+    ) -> LiveImage:
         """Publish the image of the next frame and return it."""
         sequence = next(self._sequence)
         self.ledger.frame()
         image = scale * blobs(self.grid, 0.07 * sequence)
         self.ledger.image(1, is_late=Flag.LATE in flags, is_converged=Flag.NOT_CONVERGED not in flags)
-        live = LiveImage(image, self._interval(image), self.grid, self.background, self._report(sequence, flags, latency_ms))
+        live = LiveImage(
+            image,
+            self._interval(image),
+            self.grid,
+            self.background,
+            self._report(sequence, flags, latency_ms),
+        )
         self._socket.send_multipart(encode_image(live, self.ledger.counters()))
         return live
 
