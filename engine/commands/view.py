@@ -69,7 +69,7 @@ def view(
 
     if not snapshots.absolute().parent.is_dir():
         raise InputError(
-            f"cannot make the folder {snapshots}: {snapshots.absolute().parent} does not exist; create it first"
+            f"cannot make the folder {snapshots}: the folder around it does not exist; create that first"
         )
     known = None
     if metadata is not None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,8 @@ def write_nifti(path: Path, image: ReceivedImage) -> None:
         raise InputError("writing NIfTI needs nibabel; install the extra `live` (or nibabel)") from error
     affine = nifti_affine(image.grid)
     try:
-        file = nibabel.Nifti1Image(image.message.image.astype(np.float32).T, affine)
+        make: Any = nibabel.Nifti1Image  # the library has no types
+        file = make(image.message.image.astype(np.float32).T, affine)
     except HeaderDataError as error:
         raise InputError(f"the grid {image.grid.size} does not fit NIfTI-1 ({error}); use MDF") from error
     file.header.set_xyzt_units("mm")
@@ -104,14 +106,14 @@ def nifti_affine(grid: Grid) -> NDArray[np.float64]:
 
 
 def unknown_origin() -> MdfFile:
-    """Return metadata for images whose measurement is not known: what MDF requires, and a note that says so."""
+    """Return metadata for images of unknown measurement: what MDF requires, and a note that says so."""
     return MdfFile(
         uuid=new_uuid(),
         time=utc_now(),
         study=new_study("live view", description="not known to the program that wrote this file"),
         experiment=replace(
             new_experiment("live snapshot", subject="n.a.", is_simulation=False),
-            description="acquisition and drive field are placeholders: engine view was started without --metadata",
+            description="acquisition and drive field are placeholders (engine view without --metadata)",
         ),
         scanner=new_scanner("n.a.", topology="n.a."),
         acquisition=new_acquisition(

@@ -1,4 +1,4 @@
-"""One open page: it gets the newest image when it has drawn the one before, and figures at least twice a second."""
+"""One open page: the newest image when it has drawn the one before, and figures at least twice a second."""
 
 import asyncio
 import json

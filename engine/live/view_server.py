@@ -103,8 +103,8 @@ class ViewServer:
         host = hosts[0] if len(hosts) == 1 else None
         if not self.access.accepts_host(host):
             raise web.HTTPMisdirectedRequest(
-                text="This server does not answer to the name in the address. Open the address that engine view "
-                "printed, or start it with --allow-host NAME.\n"
+                text="This server does not answer to the name in the address. Open the address that engine "
+                "view printed, or start it with --allow-host NAME.\n"
             )
         needs_origin = request.method not in ("GET", "HEAD") or request.path == "/socket"
         if needs_origin and not self.access.accepts_origin(request.headers.get("Origin"), host):
@@ -124,7 +124,7 @@ class ViewServer:
 
     @staticmethod
     def _cookie_name(request: web.Request) -> str:
-        # Browsers send the cookies of one port to all others of the machine; the name keeps two servers apart.
+        # Browsers send the cookies of one port to all others of the machine; names keep servers apart.
         port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
         return f"deq-mpi-view-{port}"
 
