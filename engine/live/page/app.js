@@ -340,8 +340,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open || target.matches("input, select")) {
     return;
   }
-  if (event.key === " " && target.matches("button, a")) {
-    return; // the button does what it says
+  if (event.key === " " && target.matches("button, a") && target.checkVisibility()) {
+    return; // the button does what it says; a dialog that was just closed may still have the focus
   }
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const action = event.shiftKey && MOVES[key] ? () => moveCursor(...MOVES[key]) : KEYS[key];

@@ -273,6 +273,7 @@ def test_pause_and_recent_frames_by_keyboard(open_view, fake_service) -> None:
     press("?")
     assert view.page.locator("#help").is_visible()
     press("Escape")
+    view.page.locator("#help").wait_for(state="hidden", timeout=WAIT_MS)
     press("Space")
     assert view.page.get_attribute("#pause", "aria-pressed") == "false"
     last = view.publish(scale=2.0)
