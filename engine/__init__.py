@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from engine.calibration_config import CalibrationConfig
     from engine.errors import DeqMpiError, InputError
     from engine.fixed_point import FixedPointConfig, solve_fixed_point
+    from engine.live.counters import Counters
+    from engine.live.live_image import LiveImage, LiveReport
+    from engine.live.live_reconstructor import LiveReconstructor
+    from engine.live.loop_config import LoopConfig
+    from engine.live.raw_frame import RawFrame
     from engine.measurement import MeasurementRows, measurement_rows, whiten_rows
     from engine.method_settings import MethodSettings
     from engine.methods import open_method
@@ -28,16 +33,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "CalibrationConfig",
+    "Counters",
     "DeqMpiError",
     "FixedPointConfig",
     "FrameReport",
     "Grid",
     "InputError",
+    "LiveImage",
+    "LiveReconstructor",
+    "LiveReport",
+    "LoopConfig",
     "MdfFile",
     "MeasurementRows",
     "MethodSettings",
     "MethodWeights",
     "Operators",
+    "RawFrame",
     "Reconstruction",
     "Reconstructor",
     "Result",
@@ -69,6 +80,12 @@ _MODULES = {
     "InputError": "engine.errors",
     "FixedPointConfig": "engine.fixed_point",
     "solve_fixed_point": "engine.fixed_point",
+    "Counters": "engine.live.counters",
+    "LiveImage": "engine.live.live_image",
+    "LiveReport": "engine.live.live_image",
+    "LiveReconstructor": "engine.live.live_reconstructor",
+    "LoopConfig": "engine.live.loop_config",
+    "RawFrame": "engine.live.raw_frame",
     "MeasurementRows": "engine.measurement",
     "measurement_rows": "engine.measurement",
     "whiten_rows": "engine.measurement",

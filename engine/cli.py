@@ -16,8 +16,13 @@ COMMANDS = {
     "intervals": LazyCommand(
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
-    "view": LazyCommand("engine.commands.view", "view", "Show the live images on a page."),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
+    "serve": LazyCommand(
+        "engine.commands.serve", "serve", "Reconstruct the frames of a scanner as they come."
+    ),
+    "replay": LazyCommand("engine.commands.replay", "replay", "Play a measurement through the live service."),
+    "send": LazyCommand("engine.commands.send", "send", "Play a measurement into a running service."),
+    "view": LazyCommand("engine.commands.view", "view", "Show the live images on a page."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
 

@@ -1,5 +1,6 @@
 """Solve z = f(z) by safeguarded Anderson iteration, for one vector or for those of many frames."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -60,7 +61,9 @@ class FixedPointSolver:
         self._points: NDArray[Any] = np.empty((0, 0))
         self._values: NDArray[Any] = np.empty((0, 0))
 
-    def solve(self, step: FramesStep, starts: NDArray[np.floating]) -> list[Solution]:
+    def solve(
+        self, step: FramesStep, starts: NDArray[np.floating], deadline: float | None = None
+    ) -> list[Solution]:
         """Iterate until every frame has met the tolerance or the limit; frames that have leave the work.
 
         Parameters
@@ -69,12 +72,15 @@ class FixedPointSolver:
             The map. The arrays are reused; the step must not keep them.
         starts : ndarray of float32 or float64, shape (F, n)
             First points; not changed. Their dtype is the dtype of the iteration.
+        deadline : float, optional
+            When to end, on the clock `time.perf_counter`. At least one evaluation is made, and another one
+            only if it will be over by then, judged by the one before.
 
         Returns
         -------
         list of Solution
-            For each frame the best value (n,), CONVERGED or MAX_ITERATIONS, and one relative residual per
-            evaluation of f.
+            For each frame the best value (n,), CONVERGED, MAX_ITERATIONS or DEADLINE, and one relative
+            residual per evaluation of f.
 
         Raises
         ------
@@ -87,6 +93,7 @@ class FixedPointSolver:
         self._points[: len(starts)] = starts
         active = list(range(len(starts)))  # row i of the points belongs to frame active[i]
         while active:
+            began = time.perf_counter()
             points, values = self._points[: len(active)], self._values[: len(active)]
             step(points, values)
             open_rows = [
@@ -99,6 +106,8 @@ class FixedPointSolver:
                 if active:
                     points[: len(active)] = points[open_rows]
                     step.keep(open_rows)
+            if deadline is not None and 2 * time.perf_counter() - began > deadline:
+                break  # now + (now - began) is when another evaluation would be over
         return [self._tracks[frame].solution() for frame in range(len(starts))]
 
     def _prepare(self, starts: NDArray[np.floating]) -> None:

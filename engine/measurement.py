@@ -170,10 +170,35 @@ def _take_rows(
     spectra: NDArray[np.complexfloating], sorted_bins: NDArray[np.int64], operators: Operators
 ) -> NDArray[np.complexfloating]:
     """Pick the complex rows (F, M) out of spectra (F, J, C, K) whose last axis has these increasing bins."""
+    return spectra[:, *row_places(operators, sorted_bins)]
+
+
+def row_places(
+    operators: Operators, stored_bins: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each complex row stands in the spectra (J, C, K) of a frame.
+
+    Parameters
+    ----------
+    operators : Operators
+        Whose rows.
+    stored_bins : ndarray of int64, shape (K,)
+        Bins of the last axis, 0-based on the full axis, increasing; all bins in use among them.
+
+    Returns
+    -------
+    period, channel, column : ndarray of int64, shape (M,)
+
+    Raises
+    ------
+    PairingError
+        If a bin in use is missing.
+    """
+    used = _row_bins(operators)
+    _require_bins(np.unique(used), stored_bins, operators.acquisition)
     channels = operators.acquisition.channels
     period, channel = np.divmod(operators.layout.index // operators.layout.shape[1], len(channels))
-    position = np.searchsorted(sorted_bins, _row_bins(operators))
-    return spectra[:, period, channels[channel], position]
+    return period, channels[channel], np.searchsorted(stored_bins, used)
 
 
 def _whiten(rows: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.float32]:

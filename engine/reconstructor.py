@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.blas_threads import single_blas_thread
 from engine.denormals import denormals_as_zero
-from engine.errors import NonFiniteError, PairingError
+from engine.errors import ConfigError, NonFiniteError, PairingError
 from engine.intervals import Interval, Intervals
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
@@ -18,7 +18,7 @@ from engine.operators import Operators
 from engine.protocols import Float32Array
 from engine.report import FrameReport
 from engine.solution import Result, Solution, SolveStats
-from engine.solvers.frame_solver import FrameSolver
+from engine.solvers.frame_solver import AnytimeSolver, FrameSolver
 
 BATCH = 32
 """Frames solved together: enough for matrix products to pay, few enough to stay in the cache."""
@@ -119,7 +119,14 @@ class Reconstructor:
             intervals = None
         return cls(solver, intervals)
 
-    def reconstruct(self, rows: NDArray[np.floating], sigma: float | None = None) -> Reconstruction:
+    @property
+    def is_anytime(self) -> bool:
+        """Whether the method can give an image at a deadline."""
+        return isinstance(self.solver, AnytimeSolver)
+
+    def reconstruct(
+        self, rows: NDArray[np.floating], sigma: float | None = None, deadline: float | None = None
+    ) -> Reconstruction:
         """Reconstruct one frame.
 
         Parameters
@@ -128,6 +135,9 @@ class Reconstructor:
             Whitened, background-corrected, real-stacked rows [Re; Im].
         sigma : float, optional
             Noise standard deviation per real row in whitened units; by default estimated from the frame.
+        deadline : float, optional
+            When the image is wanted, on the clock `time.perf_counter`. A solve that is not over by then gives
+            its best iterate as `Result.DEADLINE`, without interval: intervals hold for finished solves.
 
         Returns
         -------
@@ -144,8 +154,10 @@ class Reconstructor:
             If a value is not finite.
         NonFiniteError
             If the solver produces NaN or infinity.
+        ConfigError
+            If the method cannot give an image at a deadline.
         """
-        return self._reconstruct([np.asarray(rows)], sigma)[0]
+        return self._reconstruct([np.asarray(rows)], sigma, deadline)[0]
 
     def reconstruct_frames(
         self, rows: NDArray[np.floating], sigma: float | None = None
@@ -163,13 +175,13 @@ class Reconstructor:
         return found
 
     def _reconstruct(
-        self, frames: Sequence[NDArray[np.floating]], sigma: float | None
+        self, frames: Sequence[NDArray[np.floating]], sigma: float | None, deadline: float | None = None
     ) -> list[Reconstruction]:
         started = time.perf_counter()
         with single_blas_thread(), denormals_as_zero():
             measurements = [normalize(rows, self.operators, sigma) for rows in frames]
             given = [measurement for measurement in measurements if measurement is not None]
-            solutions = iter(self.solver.solve(given) if given else ())
+            solutions = iter(self._solve(given, deadline) if given else ())
             pairs = [
                 (measurement, None if measurement is None else next(solutions))
                 for measurement in measurements
@@ -184,6 +196,15 @@ class Reconstructor:
                 pairs, images, ratios, bounds, strict=True
             )
         ]
+
+    def _solve(self, measurements: list[NormalizedMeasurement], deadline: float | None) -> list[Solution]:
+        if deadline is None:
+            return self.solver.solve(measurements)
+        if not isinstance(self.solver, AnytimeSolver):
+            raise ConfigError(
+                f"the method {self.method} cannot give an image at a deadline; expected deq; leave it out"
+            )
+        return self.solver.solve_until(measurements, deadline)
 
     def _image(self, measurement: NormalizedMeasurement | None, solution: Solution | None) -> Float32Array:
         grid = self.operators.grid
@@ -213,6 +234,8 @@ class Reconstructor:
         self, measurement: NormalizedMeasurement | None, solution: Solution | None
     ) -> Interval | None:
         if self.intervals is None or measurement is None or solution is None or measurement.snr_db is None:
+            return None
+        if solution.result is Result.DEADLINE:
             return None
         image = self.operators.grid.to_volume(solution.value)
         return self.intervals.of_image(image, measurement.snr_db, measurement.intensity)

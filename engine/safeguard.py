@@ -94,5 +94,10 @@ class Safeguard:
 
     def account(self) -> tuple[Result, SolveStats]:
         """Return how the solve ended, and what it did."""
-        result = Result.CONVERGED if self._best <= self._config.tolerance else Result.MAX_ITERATIONS
+        if self._best <= self._config.tolerance:
+            result = Result.CONVERGED
+        elif len(self._residuals) >= self._config.max_iterations:
+            result = Result.MAX_ITERATIONS
+        else:
+            result = Result.DEADLINE  # nothing else ends a solve before its limit
         return result, SolveStats(len(self._residuals), tuple(self._residuals), self._restarts)

@@ -13,6 +13,7 @@ class Result(Enum):
 
     CONVERGED = "the residual fell below the tolerance"
     MAX_ITERATIONS = "the iteration limit was reached before the tolerance"
+    DEADLINE = "the time was up before the tolerance; this is the best iterate by then"
     DIRECT = "the answer needs no iteration"
     FIXED_ITERATIONS = "the method is defined by its number of iterations, and they were done"
     ZERO_MEASUREMENT = "the measurement is zero, so the image is zero"
@@ -20,7 +21,7 @@ class Result(Enum):
     @property
     def is_success(self) -> bool:
         """Whether the value solves the problem to the accuracy asked for."""
-        return self is not Result.MAX_ITERATIONS
+        return self not in (Result.MAX_ITERATIONS, Result.DEADLINE)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from engine.toml_settings import require
 from trainer.config import TrainConfig
-from trainer.settings import require
 
 
 def share_batches(config: TrainConfig, count: int) -> TrainConfig:

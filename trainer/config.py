@@ -12,7 +12,7 @@ from typing import Literal
 
 from engine.errors import ConfigError
 from engine.fixed_point import FixedPointConfig
-from trainer.settings import from_table, require, to_toml
+from engine.toml_settings import from_table, require, to_toml
 
 Precision = Literal["float32", "bfloat16"]
 

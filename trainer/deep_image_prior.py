@@ -19,7 +19,7 @@ from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Float32Array
 from engine.solution import Result, Solution, SolveStats
-from trainer.settings import require
+from engine.toml_settings import require
 
 HALVINGS = 2
 """Levels of the generator below the image's own resolution; fewer on a grid that is too small for them."""

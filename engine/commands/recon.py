@@ -34,7 +34,7 @@ from engine.solvers.frame_solver import FrameSolver
 if TYPE_CHECKING:
     from engine.pictures import Panel
 
-ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS)
+ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS, Result.DEADLINE)
 """Results of solves that had a tolerance to reach."""
 
 

@@ -11,6 +11,7 @@ from engine.mpi.simulation import (
     preset_scanner,
     simulate_calibration,
     simulate_measurement,
+    simulate_moving_measurement,
 )
 from engine.mpi.truth import Truth, save_truth
 
@@ -49,6 +50,7 @@ from engine.mpi.truth import Truth, save_truth
     show_default=True,
     help="Relative change of the background over the scan.",
 )
+@click.option("--moving", is_flag=True, help="One phantom that sways instead of one per frame.")
 def simulate(
     out_dir: Path,
     preset: str,
@@ -58,6 +60,7 @@ def simulate(
     noise_colour: float,
     noise_dof: float | None,
     drift: float,
+    moving: bool,
 ) -> None:
     """Write OUT_DIR/system-matrix.mdf, measurement.mdf and truth.h5.
 
@@ -68,7 +71,8 @@ def simulate(
     """
     scanner = preset_scanner(preset)
     noise = ReceiverNoise(noise_colour, noise_dof if noise_dof is not None else float("inf"), drift)
-    measurement = simulate_measurement(scanner, frames, snr, seed, noise=noise)
+    measure = simulate_moving_measurement if moving else simulate_measurement
+    measurement = measure(scanner, frames, snr, seed, noise=noise)
     calibration = simulate_calibration(scanner, seed, noise)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_mdf(out_dir / "system-matrix.mdf", calibration)

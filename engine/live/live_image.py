@@ -53,6 +53,11 @@ class LiveReport:
         What to know about it.
     saturated_channels : tuple of int
         Receive channels that reached their limit, 0-based.
+    residual_ratio : float or None
+        ||A x - y|| over epsilon', which counts the noise of the empty frames (that of the calibration while
+        there are none) and `LoopConfig.model_error` of the data. `FrameReport.residual_over_epsilon` has the
+        noise estimated from the frame itself, in which data of another scanner state look like noise. None
+        where that is not known.
     frame : FrameReport
         What the reconstructor did.
     """
@@ -68,6 +73,7 @@ class LiveReport:
     latency_ms: float
     flags: tuple[Flag, ...]
     saturated_channels: tuple[int, ...]
+    residual_ratio: float | None
     frame: FrameReport
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """The messages on the wire: frames into the service, images and its state out of it (docs/protocol.md).
 
-A message is a small JSON header and the bytes of its arrays, each a part of one multi-part message. Nothing in
-a message is executed, loaded or used as a path.
+A message is a small JSON header and the bytes of its arrays, each a part of one multi-part message. Nothing
+in a message is executed, loaded or used as a path.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from engine.errors import MessageError
 from engine.live.counters import Counters
 from engine.live.live_image import LiveImage
 from engine.live.raw_frame import RawFrame
+from engine.live.strict_json import read_object, shown, write_object
 
 VERSION = 1
 """Version of all headers; a receiver refuses any other."""
@@ -27,8 +27,11 @@ FRAME_KIND, IMAGE_KIND, STATUS_KIND = "deq-mpi-frame", "deq-mpi-image", "deq-mpi
 IMAGE_TOPIC, STATUS_TOPIC = b"image", b"status"
 """First part of what the service publishes, to subscribe to."""
 
-MAX_HEADER = 65536
-"""Bytes of a header: a list of some thousand bins."""
+REASONS = ("parts", "header", "kind", "version", "key", "value", "dtype", "shape", "size")
+"""Why a message is refused: every `MessageError` of this module has one of these."""
+
+Part = bytes | bytearray | memoryview
+"""One part of a multi-part message."""
 
 MAX_INTEGER = 2**63 - 1
 
@@ -65,31 +68,32 @@ def encode_frame(frame: RawFrame) -> list[bytes]:
     Raises
     ------
     MessageError
-        If the values are of a type that is not among `FRAME_TYPES`.
+        If `decode_frame` would refuse them: a type that is not among `FRAME_TYPES`, not three lengths, a
+        negative number, a name of the stream that is too long, or bins that do not fit.
     """
-    data = np.ascontiguousarray(frame.data)
-    if data.dtype.name not in FRAME_TYPES:
-        raise MessageError(
-            "dtype", f"the frame holds {data.dtype}; expected one of {', '.join(FRAME_TYPES)}; convert it"
-        )
+    data = np.asarray(frame.data)
     header: dict[str, Any] = {
         "kind": FRAME_KIND,
         "version": VERSION,
         "stream": frame.stream,
-        "sequence": frame.sequence,
-        "background": frame.is_background,
+        "sequence": _plain(frame.sequence),
+        "background": bool(frame.is_background),
         "dtype": data.dtype.name,
         "shape": list(data.shape),
     }
     if frame.bins is not None:
-        header["bins"] = frame.bins.tolist()
+        header["bins"] = np.asarray(frame.bins).tolist()
     if frame.acquired_ns is not None:
-        header["acquired_ns"] = frame.acquired_ns
-    return [_to_json(header), data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()]
+        header["acquired_ns"] = _plain(frame.acquired_ns)
+    parts = [write_object(header), data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()]
+    decode_frame(parts)
+    return parts
 
 
-def decode_frame(parts: Sequence[bytes]) -> RawFrame:
+def decode_frame(parts: Sequence[Part]) -> RawFrame:
     """Read a frame's message.
+
+    Nothing of the size of the values is allocated.
 
     Parameters
     ----------
@@ -99,29 +103,30 @@ def decode_frame(parts: Sequence[bytes]) -> RawFrame:
     Returns
     -------
     RawFrame
-        Its data share memory with the last part.
+        Its data are a read-only view of the last part. They may hold NaN or infinity.
 
     Raises
     ------
     MessageError
-        If a rule of the format is broken; `reason` is one of "parts", "header", "kind", "version", "key",
-        "value", "dtype", "shape", "size".
+        If a rule of the format is broken; `reason` is one of `REASONS`.
     """
     if len(parts) != 2:
         raise MessageError("parts", f"the message has {len(parts)} parts; expected a header and the values")
-    header = _Header(parts[0], FRAME_KIND, _FRAME_KEYS, _FRAME_OPTIONAL)
+    text, values = (_bytes_of(part) for part in parts)
+    header = _Header(text, FRAME_KIND, _FRAME_KEYS, _FRAME_OPTIONAL)
     dtype = header.text("dtype")
     if dtype not in FRAME_TYPES:
-        raise MessageError("dtype", f"dtype is {dtype!r:.40}; expected one of {', '.join(FRAME_TYPES)}")
+        raise MessageError("dtype", f"dtype is {shown(dtype)}; expected one of {', '.join(FRAME_TYPES)}")
     shape = header.integers("shape", minimum=1)
     if len(shape) != 3:
         raise MessageError("shape", f"shape has {len(shape)} lengths; expected (J, C, K) or (J, C, V)")
-    data = _array(parts[1], dtype, shape)
+    data = _array(values, dtype, shape)
     bins = header.integers("bins", minimum=0) if "bins" in header.values else None
     if bins is not None:
         if data.dtype.kind != "c" or len(bins) != shape[2]:
             raise MessageError(
-                "shape", f"{len(bins)} bins with values of shape {shape}; expected one per column of spectra"
+                "shape",
+                f"{len(bins)} bins with {dtype} values of shape {shape}; expected one per column of spectra",
             )
         if any(later <= earlier for earlier, later in pairwise(bins)):
             raise MessageError("value", "bins do not increase; expected increasing bins of the full axis")
@@ -136,7 +141,14 @@ def decode_frame(parts: Sequence[bytes]) -> RawFrame:
 
 
 def encode_image(image: LiveImage, counters: Counters) -> list[bytes]:
-    """Return the parts of an image's message: topic, header, image and, with intervals, low and high."""
+    """Return the parts of an image's message: topic, header, image and, with intervals, low and high.
+
+    Raises
+    ------
+    MessageError
+        If `decode_image` would refuse them: a value of the arrays, the report or the counts is not finite, or
+        the shapes and the grid are not one.
+    """
     arrays = [image.image]
     if image.interval is not None:
         arrays += [image.interval.low, image.interval.high]
@@ -156,47 +168,64 @@ def encode_image(image: LiveImage, counters: Counters) -> list[bytes]:
         "background": image.background.to_dict(),
         "counters": counters.to_dict(),
     }
-    return [IMAGE_TOPIC, _to_json(header), *(array.astype("<f4", copy=False).tobytes() for array in arrays)]
+    values = (array.astype("<f4", copy=False).tobytes() for array in arrays)
+    parts = [IMAGE_TOPIC, write_object(header), *values]
+    decode_image(parts)
+    return parts
 
 
-def decode_image(parts: Sequence[bytes]) -> ImageMessage:
+def decode_image(parts: Sequence[Part]) -> ImageMessage:
     """Read an image's message.
+
+    Returns
+    -------
+    ImageMessage
+        Its arrays are read-only views of the parts, and finite.
 
     Raises
     ------
     MessageError
-        As `decode_frame`; also if a value of the image is not finite.
+        If a rule of the format is broken; `reason` is one of `REASONS`.
     """
-    if len(parts) < 3 or parts[0] != IMAGE_TOPIC:
+    if len(parts) not in (3, 5) or _bytes_of(parts[0]) != IMAGE_TOPIC:
         raise MessageError(
-            "parts", f"the message has {len(parts)} parts; expected the topic image, a header and arrays"
+            "parts",
+            f"the message has {len(parts)} parts; expected the topic image, a header and one or three arrays",
         )
-    header = _Header(parts[1], IMAGE_KIND, _IMAGE_KEYS, frozenset())
-    shape = header.integers("shape", minimum=1)
+    header = _Header(_bytes_of(parts[1]), IMAGE_KIND, _IMAGE_KEYS, frozenset())
     names = header.values["arrays"]
-    if names not in (["image"], ["image", "low", "high"]) or len(parts) != 2 + len(names) or len(shape) != 3:
-        raise MessageError(
-            "parts", "arrays and parts do not fit; expected an image (Nz, Ny, Nx), or image, low and high"
-        )
+    if names not in (["image"], ["image", "low", "high"]) or len(parts) != 2 + len(names):
+        raise MessageError("parts", "arrays and parts do not fit; expected image, or image, low and high")
     if header.text("dtype") != "float32":
-        raise MessageError("dtype", "dtype is not float32; expected float32 images")
-    image, *bounds = (_array(part, "float32", shape) for part in parts[2:])
-    if not np.isfinite(image).all():
-        raise MessageError("value", "the image holds NaN or infinity; expected finite values")
+        raise MessageError("dtype", f"dtype is {shown(header.values['dtype'])}; expected float32")
+    shape = header.integers("shape", minimum=1)
+    if len(shape) != 3 or header.object("grid").get("size") != shape[::-1]:
+        raise MessageError("shape", "the shape is not that of the grid; expected (Nz, Ny, Nx) of its size")
+    for key in ("report", "background", "counters"):
+        header.object(key)
+    image, *bounds = (_array(_bytes_of(part), "float32", shape) for part in parts[2:])
+    if not all(np.isfinite(array).all() for array in (image, *bounds)):
+        raise MessageError("value", "an array holds NaN or infinity; expected finite values")
     low, high = bounds or (None, None)
     return ImageMessage(image, low, high, header.values)
 
 
 def encode_status(status: Mapping[str, Any]) -> list[bytes]:
-    """Return the parts of a message about the state of the service: topic and header."""
-    return [STATUS_TOPIC, _to_json({"kind": STATUS_KIND, "version": VERSION, **status})]
+    """Return the parts of a message about the state of the service: topic and header.
+
+    Raises
+    ------
+    MessageError
+        If a value is nothing that JSON can hold, NaN and infinity included.
+    """
+    return [STATUS_TOPIC, write_object({**status, "kind": STATUS_KIND, "version": VERSION})]
 
 
-def decode_status(parts: Sequence[bytes]) -> Mapping[str, Any]:
+def decode_status(parts: Sequence[Part]) -> Mapping[str, Any]:
     """Read a message about the state of the service; `MessageError` as `decode_frame`."""
-    if len(parts) != 2 or parts[0] != STATUS_TOPIC:
+    if len(parts) != 2 or _bytes_of(parts[0]) != STATUS_TOPIC:
         raise MessageError("parts", f"the message has {len(parts)} parts; expected a topic and a header")
-    return _Header(parts[1], STATUS_KIND, None, frozenset()).values
+    return _Header(_bytes_of(parts[1]), STATUS_KIND, None, frozenset()).values
 
 
 _FRAME_KEYS = frozenset({"kind", "version", "stream", "sequence", "background", "dtype", "shape"})
@@ -210,21 +239,24 @@ _IMAGE_KEYS = frozenset(
 class _Header:
     """A JSON object of the right kind and version whose keys are known; keys with an underscore are free."""
 
-    def __init__(self, text: bytes, kind: str, keys: frozenset[str] | None, optional: frozenset[str]) -> None:
-        self.values = _from_json(text)
-        if self.values.get("kind") != kind:
-            raise MessageError("kind", f"kind is {self.values.get('kind')!r:.40}; expected {kind!r}")
-        if type(self.values.get("version")) is not int or self.values["version"] != VERSION:
-            raise MessageError(
-                "version", f"version is {self.values.get('version')!r:.40}; expected {VERSION}"
-            )
+    def __init__(
+        self, data: memoryview, kind: str, keys: frozenset[str] | None, optional: frozenset[str]
+    ) -> None:
+        self.values = read_object(data)
+        found_kind, version = self.values.get("kind"), self.values.get("version")
+        if found_kind != kind:
+            raise MessageError("kind", f"kind is {shown(found_kind)}; expected {kind!r}")
+        if type(version) is not int or version != VERSION:
+            raise MessageError("version", f"version is {shown(version)}; expected {VERSION}")
         if keys is None:
             return
         given = {key for key in self.values if not key.startswith("_")}
-        if given - keys - optional or keys - given:
-            wrong = sorted(given - keys - optional) or sorted(keys - given)
-            what = "unknown" if given - keys - optional else "missing"
-            raise MessageError("key", f"{what} key {wrong[0]!r:.60}; expected {', '.join(sorted(keys))}")
+        unknown, missing = given - keys - optional, keys - given
+        if unknown or missing:
+            what, which = ("unknown", unknown) if unknown else ("missing", missing)
+            raise MessageError(
+                "key", f"{what} key {shown(min(which))}; expected {', '.join(sorted(keys | optional))}"
+            )
 
     def integer(self, key: str, minimum: int = 0) -> int:
         return _integer(key, self.values[key], minimum)
@@ -232,57 +264,62 @@ class _Header:
     def integers(self, key: str, minimum: int) -> list[int]:
         found = self.values[key]
         if not isinstance(found, list):
-            raise MessageError("value", f"{key} is {found!r:.40}; expected a list of integers")
+            raise MessageError("value", f"{key} is {shown(found)}; expected a list of integers")
         return [_integer(key, value, minimum) for value in found]
 
     def text(self, key: str) -> str:
-        if not isinstance(self.values[key], str):
-            raise MessageError("value", f"{key} is {self.values[key]!r:.40}; expected a text")
-        return str(self.values[key])
+        found = self.values[key]
+        if not isinstance(found, str):
+            raise MessageError("value", f"{key} is {shown(found)}; expected a text")
+        return found
 
     def stream(self) -> str:
         name = self.text("stream")
         if len(name) > MAX_STREAM or not name.isprintable():
             raise MessageError(
-                "value", f"stream is {name!r:.40}; expected up to {MAX_STREAM} printable characters"
+                "value", f"stream is {shown(name)}; expected up to {MAX_STREAM} printable characters"
             )
         return name
 
     def flag(self, key: str) -> bool:
-        if not isinstance(self.values[key], bool):
-            raise MessageError("value", f"{key} is {self.values[key]!r:.40}; expected true or false")
-        return bool(self.values[key])
+        found = self.values[key]
+        if not isinstance(found, bool):
+            raise MessageError("value", f"{key} is {shown(found)}; expected true or false")
+        return found
+
+    def object(self, key: str) -> Mapping[str, Any]:
+        found = self.values[key]
+        if not isinstance(found, dict):
+            raise MessageError("value", f"{key} is {shown(found)}; expected a JSON object")
+        return found
 
 
 def _integer(key: str, value: object, minimum: int) -> int:
+    # Not isinstance: true is an int to Python, and 1.0 may stand for 1.4 with too few digits.
     if type(value) is not int or not minimum <= value <= MAX_INTEGER:
         raise MessageError(
-            "value", f"{key} holds {value!r:.40}; expected integers from {minimum} to {MAX_INTEGER}"
+            "value", f"{key} holds {shown(value)}; expected integers from {minimum} to {MAX_INTEGER}"
         )
     return value
 
 
-def _array(part: bytes, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+def _array(data: memoryview, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
     element = np.dtype(dtype).newbyteorder("<")
-    expected = math.prod(shape) * element.itemsize
-    if len(part) != expected:
+    expected = math.prod(shape) * element.itemsize  # of Python's integers, which do not overflow
+    if len(data) != expected:
         raise MessageError(
-            "size", f"the values have {len(part)} bytes; expected {expected} of shape {shape!r:.60}, {dtype}"
+            "size", f"the values have {len(data)} bytes; expected {expected} of shape {shape}, {dtype}"
         )
-    return np.frombuffer(part, element).reshape(shape)
+    return np.frombuffer(data, element).reshape(shape)
 
 
-def _to_json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _from_json(text: bytes) -> dict[str, Any]:
-    if len(text) > MAX_HEADER:
-        raise MessageError("header", f"the header has {len(text)} bytes; expected at most {MAX_HEADER}")
+def _bytes_of(part: object) -> memoryview:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
-        raise MessageError("header", f"the header is no JSON ({error}); expected an object") from error
-    if not isinstance(found, dict):
-        raise MessageError("header", f"the header is a {type(found).__name__}; expected a JSON object")
-    return found
+        return memoryview(part).cast("B").toreadonly()  # type: ignore[arg-type]  # anything else is refused
+    except (TypeError, ValueError) as error:  # no buffer, or one that is not contiguous
+        raise MessageError("parts", f"a part is a {type(part).__name__}; expected bytes") from error
+
+
+def _plain(number: Any) -> Any:
+    """Return a number of numpy as one that JSON can hold."""
+    return number.item() if isinstance(number, np.generic) else number

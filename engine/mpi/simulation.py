@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import shift
 
 from engine.errors import InputError
 from engine.mpi import mdf_factory
@@ -17,6 +18,9 @@ REFINEMENT = 4
 
 SNR_LIMIT = 200.0
 """Largest magnitude of a measurement SNR in dB; single precision resolves 144 dB."""
+
+SWAY_VOXELS = 3.0
+"""Amplitude of a phantom that sways: with 46 frames it moves by up to 0.4 voxels per frame."""
 
 SELECTION_SNR = 5.0
 """Rows above this signal-to-noise ratio define the measurement SNR, as they are the ones reconstructed."""
@@ -274,15 +278,65 @@ def simulate_measurement(
         If there are no frames, the SNR is beyond `SNR_LIMIT`, the scanner's noise drowns every row, or the
         frames overflow (`receiver_frames`).
     """
+    _require_possible(n_frames, snr_db)
+    rng = np.random.default_rng([seed, 1])
+    fine, coarse = fine_vessel_images(split, n_frames, scanner.grid, seed, REFINEMENT)
+    peaks = rng.uniform(0.5, 1.5, (n_frames, 1, 1)).astype(np.float32)
+    return _measured(scanner, fine * peaks, peaks * coarse, snr_db, noise or ReceiverNoise(), rng)
+
+
+def simulate_moving_measurement(
+    scanner: FflScanner,
+    n_frames: int,
+    snr_db: float,
+    seed: int = 0,
+    split: Split = "test",
+    noise: ReceiverNoise | None = None,
+) -> SimulatedMeasurement:
+    """Measure one vessel phantom that sways along x, as a scanner sees a scene from frame to frame.
+
+    The frames make up one whole period of `SWAY_VOXELS` sin(t), so playing them over and over has no jump.
+
+    Parameters
+    ----------
+    scanner, n_frames, snr_db, seed, split, noise
+        As for `simulate_measurement`.
+
+    Returns
+    -------
+    SimulatedMeasurement
+
+    Raises
+    ------
+    InputError
+        As `simulate_measurement`.
+    """
+    _require_possible(n_frames, snr_db)
+    rng = np.random.default_rng([seed, 1])
+    (still,), _ = fine_vessel_images(split, 1, scanner.grid, seed, REFINEMENT)
+    places = SWAY_VOXELS * REFINEMENT * np.sin(2 * np.pi * np.arange(n_frames) / n_frames)
+    fine = np.stack([shift(still, (0.0, place), order=1, mode="nearest") for place in places])
+    coarse = box_average(fine, REFINEMENT)
+    return _measured(scanner, fine, coarse, snr_db, noise or ReceiverNoise(), rng)
+
+
+def _require_possible(n_frames: int, snr_db: float) -> None:
     if n_frames < 1:
         raise InputError(f"number of frames is {n_frames}; expected at least 1")
     if not abs(snr_db) <= SNR_LIMIT:
         raise InputError(f"SNR is {snr_db} dB; expected a finite number from -{SNR_LIMIT:g} to {SNR_LIMIT:g}")
-    noise = noise or ReceiverNoise()
-    rng = np.random.default_rng([seed, 1])
-    fine, coarse = fine_vessel_images(split, n_frames, scanner.grid, seed, REFINEMENT)
-    peaks = rng.uniform(0.5, 1.5, (n_frames, 1, 1)).astype(np.float32)
-    signals = continuous_signals(scanner, fine * peaks)
+
+
+def _measured(
+    scanner: FflScanner,
+    fine: NDArray[np.float32],
+    coarse: NDArray[np.float32],
+    snr_db: float,
+    noise: ReceiverNoise,
+    rng: np.random.Generator,
+) -> SimulatedMeasurement:
+    """Measure images at a mean SNR: `fine` as they are, `coarse` (F, Ny, Nx) their box averages."""
+    signals = continuous_signals(scanner, fine)
     std = row_noise_std(scanner, noise)
     rows = row_snr(system_response(scanner), std) > SELECTION_SNR
     if not rows.any():
@@ -304,8 +358,9 @@ def simulate_measurement(
         scanner=_hardware(),
         tracer=_tracer(),
     )
-    truth = (concentration * peaks * coarse).astype(np.float32)[:, None]
-    return SimulatedMeasurement(file, truth, frame_snr + gain_db)
+    return SimulatedMeasurement(
+        file, (concentration * coarse).astype(np.float32)[:, None], frame_snr + gain_db
+    )
 
 
 def preset_scanner(name: str) -> FflScanner:

@@ -76,7 +76,20 @@ class Equilibrium:
         return self.config.to_dict() | {"dual_start": self._dual_start}
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
-        """Find the fixed point of every measurement.
+        """Find the fixed point of every measurement; see `solve_until`."""
+        return self.solve_until(measurements, None)
+
+    def solve_until(
+        self, measurements: Sequence[NormalizedMeasurement], deadline: float | None
+    ) -> list[Solution]:
+        """Find the fixed point of every measurement, or what is nearest to it at the deadline.
+
+        Parameters
+        ----------
+        measurements : sequence of NormalizedMeasurement
+            None of them zero.
+        deadline : float or None
+            On the clock `time.perf_counter`; see `FixedPointSolver.solve`.
 
         Raises
         ------
@@ -90,13 +103,13 @@ class Equilibrium:
         if not measurements:
             return []
         if len(measurements) < 2 or not self._halves:
-            return self._whole.solve(measurements)
+            return self._whole.solve(measurements, deadline)
         middle = (len(measurements) + 1) // 2
         shares = [measurements[:middle], measurements[middle:]]
         found: list[list[Solution]] = [[], []]
 
         def share(number: int) -> None:
-            found[number] = self._halves[number].solve(shares[number])
+            found[number] = self._halves[number].solve(shares[number], deadline)
 
         self._lanes.both(lambda: share(0), lambda: share(1))
         return found[0] + found[1]
@@ -110,7 +123,8 @@ class _Loop:
         self._solver = solver
         self._dual_start = dual_start
 
-    def solve(self, measurements: Sequence[NormalizedMeasurement]) -> list[Solution]:
-        solutions = self._solver.solve(self._step, self._step.begin(measurements, self._dual_start))
+    def solve(self, measurements: Sequence[NormalizedMeasurement], deadline: float | None) -> list[Solution]:
+        states = self._step.begin(measurements, self._dual_start)
+        solutions = self._solver.solve(self._step, states, deadline)
         n_voxels = self._step.n_voxels
         return [replace(found, value=np.maximum(found.value[:n_voxels], 0)) for found in solutions]

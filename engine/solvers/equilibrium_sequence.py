@@ -70,9 +70,15 @@ class EquilibriumSequence:
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Find the fixed points of measurements that follow each other; errors as `Equilibrium.solve`."""
-        return [self._solve(measurement) for measurement in measurements]
+        return self.solve_until(measurements, None)
 
-    def _solve(self, measurement: NormalizedMeasurement) -> Solution:
+    def solve_until(
+        self, measurements: Sequence[NormalizedMeasurement], deadline: float | None
+    ) -> list[Solution]:
+        """As `solve`, or what is nearest to the fixed points at the deadline (`Equilibrium.solve_until`)."""
+        return [self._solve(measurement, deadline) for measurement in measurements]
+
+    def _solve(self, measurement: NormalizedMeasurement, deadline: float | None) -> Solution:
         last, self._last = self._last, None  # a solve that fails leaves nothing
         states = self._step.begin([measurement], self._dual_start)
         solver = self._cold_solver
@@ -80,7 +86,7 @@ class EquilibriumSequence:
             first = warm_start(measurement, last, self.operators, self._dual_start)
             states = self._step.states(first.image[None], first.data_dual[None], first.image_dual[None])
             solver = self._warm_solver
-        (found,) = solver.solve(self._step, states)
+        (found,) = solver.solve(self._step, states, deadline)
         image, data_dual, image_dual = self._step.parts(found.value)
         self._last = LastFrame(measurement, image, image_dual, self.operators.left_singular @ data_dual)
         return replace(found, value=np.maximum(image, 0))

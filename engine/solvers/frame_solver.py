@@ -1,7 +1,7 @@
 """What the reconstructor needs of a method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
@@ -38,5 +38,24 @@ class FrameSolver(Protocol):
         -------
         list of Solution
             `value` is the image, float32 of shape (N,), in the units of the normalised measurement.
+        """
+        ...
+
+
+@runtime_checkable
+class AnytimeSolver(FrameSolver, Protocol):
+    """A method that has an answer at any time, better the later."""
+
+    def solve_until(
+        self, measurements: Sequence[NormalizedMeasurement], deadline: float | None
+    ) -> list[Solution]:
+        """Solve, or give the best iterates at the deadline, as `Result.DEADLINE`.
+
+        Parameters
+        ----------
+        measurements : sequence of NormalizedMeasurement
+            As for `solve`.
+        deadline : float or None
+            On the clock `time.perf_counter`; None to solve without.
         """
         ...

@@ -1,11 +1,13 @@
 """Turning TOML tables into frozen dataclasses and back, refusing whatever does not fit.
 
-Understood field types: int, float, str, bool, Literal of strings, X | None, tuples, nested dataclasses.
+Understood field types: int, float, str, bool, Path, Literal of strings, X | Y | None, tuples, nested
+dataclasses.
 """
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, InputError
@@ -68,8 +70,7 @@ def _convert(expected: Any, value: Any, key: str) -> Any:
     """Check one value against its type and convert lists and tables."""
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        (expected,) = (a for a in arguments if a is not type(None))
-        return _convert(expected, value, key)
+        return _convert_to_any([a for a in arguments if a is not type(None)], value, key)
     if origin is Literal:
         require(value in arguments, key, value, "one of " + ", ".join(repr(a) for a in arguments))
         return value
@@ -80,8 +81,24 @@ def _convert(expected: Any, value: Any, key: str) -> Any:
         return from_table(expected, value, key)  # type: ignore[arg-type]
     if expected is float and type(value) is int:
         return float(value)
+    if expected is Path:
+        require(isinstance(value, str) and bool(value), key, value, "a path as text")
+        return Path(value)
     require(type(value) is expected, key, value, f"a value of type {expected.__name__}")
     return value
+
+
+def _convert_to_any(kinds: Sequence[Any], value: Any, key: str) -> Any:
+    """Convert to the first type that the value fits."""
+    if len(kinds) == 1:
+        return _convert(kinds[0], value, key)
+    failures = []
+    for kind in kinds:
+        try:
+            return _convert(kind, value, key)
+        except ConfigError as error:
+            failures.append(str(error).partition("; expected ")[2])
+    raise ConfigError(f"{key} is {value!r}; expected {', or '.join(failures)}")
 
 
 def _convert_list(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:

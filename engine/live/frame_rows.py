@@ -1,0 +1,153 @@
+"""From raw frames to the complex rows of the operators, with nothing subtracted yet."""
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from engine.errors import InputError, PairingError
+from engine.live.raw_frame import RawFrame
+from engine.measurement import row_places
+from engine.operators import Operators
+
+Places = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def spectra_of(frame: RawFrame, conversion: NDArray[np.float64] | None = None) -> NDArray[np.complex128]:
+    """Return a frame as spectra in the unit of the receiver.
+
+    Parameters
+    ----------
+    frame : RawFrame
+        Time signals are transformed with the unnormalised forward FFT in double precision.
+    conversion : ndarray of float64, shape (C, 2), optional
+        (a, b) of each channel: signal = a * raw + b, as MDF's dataConversionFactor. In spectra b reaches only
+        bin 0, and goes with the background: it is left out there.
+
+    Returns
+    -------
+    ndarray of complex128, shape (J, C, K)
+
+    Raises
+    ------
+    PairingError
+        If the conversion is one of another number of channels.
+    """
+    data = frame.data
+    if conversion is not None and len(conversion) != data.shape[1]:
+        raise PairingError(
+            f"the frame has {data.shape[1]} receive channels; expected {len(conversion)} as the "
+            "conversion has; correct it"
+        )
+    if np.iscomplexobj(data):
+        values = data.astype(np.complex128)
+        return values if conversion is None else conversion[:, :1] * values
+    signals = data.astype(np.float64)
+    if conversion is not None:
+        signals = conversion[:, :1] * signals + conversion[:, 1:]
+    return np.asarray(scipy.fft.rfft(signals, axis=-1, overwrite_x=True), np.complex128)
+
+
+class FrameRows:
+    """Take the rows of some operators out of spectra.
+
+    Parameters
+    ----------
+    operators : Operators
+        Whose rows.
+    """
+
+    def __init__(self, operators: Operators) -> None:
+        self._operators = operators
+        self._places: dict[bytes, Places] = {}
+
+    def require_frame(self, frame: RawFrame) -> None:
+        """Check that a frame can belong to the calibration.
+
+        Raises
+        ------
+        PairingError
+            If the number of periods, channels, samples or bins is another, or a bin in use is missing.
+        InputError
+            If a channel in use holds NaN or infinity.
+        """
+        acquisition, shape = self._operators.acquisition, frame.data.shape
+        if len(shape) != 3 or shape[:2] != (acquisition.n_periods, acquisition.n_channels):
+            raise PairingError(
+                f"the frame has shape {shape}; expected {acquisition.n_periods} periods and "
+                f"{acquisition.n_channels} channels as in the calibration; use operators of this sequence"
+            )
+        if not np.iscomplexobj(frame.data):
+            if shape[2] != acquisition.n_samples:
+                raise PairingError(
+                    f"the frame has {shape[2]} samples per period; expected {acquisition.n_samples} as in "
+                    "the calibration; use operators of this sequence"
+                )
+        else:
+            self._places_of(self._bins_of(frame))
+        bad = not_finite_channels(frame)
+        bad = bad[np.isin(bad, acquisition.channels)]
+        if len(bad):
+            raise InputError(
+                f"receive channels {bad.tolist()} hold NaN or infinity; expected finite values; check them"
+            )
+
+    def rows(self, frame: RawFrame, spectra: NDArray[np.complex128]) -> NDArray[np.complex128]:
+        """Return the rows (M,) of spectra (J, C, K) that `spectra_of` made of a frame of this layout."""
+        return spectra[self._places_of(self._bins_of(frame))]
+
+    def _bins_of(self, frame: RawFrame) -> NDArray[np.int64]:
+        acquisition = self._operators.acquisition
+        n_full = acquisition.n_samples // 2 + 1
+        n_bins = frame.data.shape[-1]
+        if not np.iscomplexobj(frame.data):
+            return np.arange(n_full)
+        if frame.bins is not None:
+            if frame.bins.shape != (n_bins,) or (n_bins and frame.bins[-1] >= n_full):
+                raise PairingError(
+                    f"the frame names {frame.bins.size} bins up to {frame.bins.max(initial=0)} for {n_bins} "
+                    f"columns; expected one bin below {n_full} per column; correct the bins"
+                )
+            return frame.bins
+        for bins in (np.arange(n_full), acquisition.bins):
+            if len(bins) == n_bins:
+                return bins
+        raise PairingError(
+            f"the frame has {n_bins} bins; expected {n_full} or {len(acquisition.bins)} as in the "
+            "calibration, or a list of bins"
+        )
+
+    def _places_of(self, bins: NDArray[np.int64]) -> Places:
+        key = bins.tobytes()
+        if key not in self._places:
+            self._places.clear()  # one layout at a time: a stream keeps its own
+            self._places[key] = row_places(self._operators, bins)
+        return self._places[key]
+
+
+def not_finite_channels(frame: RawFrame) -> NDArray[np.int64]:
+    """Return the receive channels of a frame with NaN or infinity, 0-based."""
+    return np.flatnonzero(~np.isfinite(frame.data).all(axis=(0, 2)))
+
+
+def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64]:
+    """Return the receive channels of a frame of time signals that reached a limit, 0-based.
+
+    Parameters
+    ----------
+    frame : RawFrame
+        Spectra do not show saturation: none is found in them.
+    limit : float or None
+        Largest |raw value| that the receiver can give; None for the ends of an integer type, and for no
+        check of floating-point values.
+    """
+    data = frame.data
+    if np.iscomplexobj(data):
+        return np.empty(0, np.int64)
+    if limit is not None:
+        reached = np.abs(data.astype(np.float64)) >= limit
+    elif np.issubdtype(data.dtype, np.signedinteger):
+        ends = np.iinfo(data.dtype.name)
+        reached = (data == ends.min) | (data == ends.max)
+    else:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(reached.any(axis=(0, 2)))

@@ -1,0 +1,204 @@
+"""Structured logs: one event per line, for machines or for people, and never a flood of them.
+
+Every line has a time, a level and the name of an event, and the fields that belong to it.
+"""
+
+import json
+import logging
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+from engine.live.event_limiter import EventLimiter, RateLimit
+
+LogFormat = Literal["json", "text"]
+
+FIXED_KEYS = ("time", "level", "event")
+"""Keys of every line; fields have other names."""
+
+OTHER_EVENT = "log"
+"""Event of lines that other libraries write; their text is the field `message`."""
+
+SUPPRESSED_EVENT = "suppressed"
+"""Event of a line that stands for others: fields `of` (their event), `count` and `seconds`."""
+
+_EVENT, _FIELDS = "deqmpi_event", "deqmpi_fields"
+
+
+def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> None:
+    """Write an event.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+        Usually that of the module.
+    level : int
+        Such as ``logging.INFO``.
+    event : str
+        One of few names, not made of data: lines are limited by it.
+    **fields
+        Anything; what JSON cannot hold is written as text.
+
+    Raises
+    ------
+    ValueError
+        If a field has the name of a fixed key.
+    """
+    if clash := fields.keys() & set(FIXED_KEYS):
+        raise ValueError(f"a field is named {min(clash)}; expected other names than {', '.join(FIXED_KEYS)}")
+    logger.log(level, event, extra={_EVENT: event, _FIELDS: fields}, stacklevel=2)
+
+
+@contextmanager
+def structured_logs(
+    form: LogFormat = "json",
+    *,
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    limit: RateLimit | None = None,
+) -> Iterator["LimitedHandler"]:
+    """Write what is logged anywhere in this process, within the block.
+
+    Parameters
+    ----------
+    form : {"json", "text"}
+        For machines or for people.
+    level : int
+        Least level that is written.
+    stream : file, optional
+        Standard error by default.
+    limit : RateLimit, optional
+        Of the lines of each event.
+
+    Yields
+    ------
+    LimitedHandler
+        Its `summarise` should be called now and then.
+    """
+    handler = LimitedHandler(stream or sys.stderr, limit or RateLimit())
+    handler.setFormatter(_JsonLines() if form == "json" else _TextLines())
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level)
+    try:
+        yield handler
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+        handler.close()
+
+
+class LimitedHandler(logging.StreamHandler[TextIO]):
+    """Writes at most so many lines of each event in a while, and then how many were left out.
+
+    Events of this project are told apart by their names, lines of other libraries by their place in the code.
+
+    Parameters
+    ----------
+    stream : file
+        It is not closed with the handler.
+    limit : RateLimit
+        Of each kind of line.
+    clock : callable
+        Returns seconds that never go back.
+    """
+
+    def __init__(self, stream: TextIO, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._limit = limit
+        self._limiter = EventLimiter(limit)
+        self._clock = clock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or count it."""
+        self.summarise()
+        if self._limiter.admit(_kind(record), self._clock()):
+            super().emit(record)
+
+    def summarise(self) -> None:
+        """Write what was left out in the windows that are over.
+
+        Every line that is logged does this. Call it now and then as well, or the account of a flood waits for
+        the next line.
+        """
+        self._write_summaries(self._limiter.ended(self._clock()))
+
+    def close(self) -> None:
+        """Write what was left out so far."""
+        self._write_summaries(self._limiter.ended(math.inf))
+        super().close()
+
+    def _write_summaries(self, suppressed: list[tuple[str, int]]) -> None:
+        for kind, count in suppressed:
+            record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, SUPPRESSED_EVENT, None, None)
+            fields = {"of": kind, "count": count, "seconds": self._limit.seconds}
+            record.__dict__.update({_EVENT: SUPPRESSED_EVENT, _FIELDS: fields})
+            self.acquire()
+            try:
+                super().emit(record)
+            finally:
+                self.release()
+
+
+class _JsonLines(JsonFormatter):
+    def add_fields(
+        self,
+        log_data: dict[str, Any],
+        record: logging.LogRecord,
+        message_dict: dict[str, Any],  # noqa: ARG002 - the library's signature
+    ) -> None:
+        log_data.update(_line(record))
+
+
+class _TextLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = _line(record)
+        head = [line.pop("time"), f"{line.pop('level'):<8}", line.pop("event")]
+        # As JSON, so that a value cannot break the line or reach the terminal.
+        return " ".join([*head, *(f"{key}={json.dumps(value)}" for key, value in line.items())])
+
+
+def _line(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the keys of a line in their order, with values that JSON can hold."""
+    event: str | None = getattr(record, _EVENT, None)
+    found: dict[str, Any] = {
+        "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        + f"{int(record.msecs):03d}Z",
+        "level": record.levelname.lower(),
+        "event": OTHER_EVENT if event is None else event,
+    }
+    if event is None:
+        found |= {"logger": record.name, "message": record.getMessage()}
+    else:
+        found |= getattr(record, _FIELDS)
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        found |= {"error": type(error).__name__, "error_message": str(error)}
+        found["traceback"] = "".join(traceback.format_exception(error))
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold: what it cannot is shown as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _kind(record: logging.LogRecord) -> str:
+    event: str | None = getattr(record, _EVENT, None)
+    return f"{record.name}:{record.lineno}" if event is None else event

@@ -1,0 +1,89 @@
+"""A live service in a process of its own: for replays, benchmarks and tests."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from engine.errors import LiveError
+
+START_S = 120.0
+"""For loading, compiling and the check, on a machine that does other things as well."""
+
+STOP_S = 60.0
+"""For finishing the frames that wait and the recording."""
+
+
+class ServiceProcess:
+    """`engine serve` as a child; ends with the block.
+
+    Parameters
+    ----------
+    config : path
+        Its configuration. Endpoints may have the port `*`.
+
+    Attributes
+    ----------
+    frames_endpoint, images_endpoint : str
+        Where it listens.
+    process : subprocess.Popen
+        The child.
+
+    Raises
+    ------
+    LiveError
+        If it does not start; with what it said last.
+    """
+
+    def __init__(self, config: Path | str) -> None:
+        # The log goes to a file: a pipe that nobody reads would stop the service when it is full.
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
+        command = [sys.executable, "-m", "engine.cli", "serve", "--config", str(config)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log)  # noqa: S603
+        timer = threading.Timer(START_S, self.process.kill)
+        timer.start()
+        assert self.process.stdout is not None  # noqa: S101 - a pipe was asked for
+        words = self.process.stdout.readline().decode().split()
+        timer.cancel()
+        if len(words) != 6:  # frames to ENDPOINT, images at ENDPOINT
+            self.stop()
+            said = self.last_words()
+            self._log.close()
+            raise LiveError(f"the service did not start: {said}")
+        self.frames_endpoint, self.images_endpoint = words[2].rstrip(","), words[5]
+
+    def __enter__(self) -> "ServiceProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._log.close()
+
+    def log(self) -> str:
+        """Return what it has written to its log."""
+        self._log.seek(0)
+        return self._log.read().decode("utf-8", "replace")
+
+    def last_words(self) -> str:
+        """Return the last line of its log."""
+        lines = self.log().strip().splitlines()
+        return lines[-1] if lines else f"exit code {self.process.returncode}, without a word"
+
+    def stop(self) -> int:
+        """End it cleanly, by force if it does not within `STOP_S`; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return int(self.process.returncode)
