@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "replay": LazyCommand("engine.commands.replay", "replay", "Play a measurement through the live service."),
     "send": LazyCommand("engine.commands.send", "send", "Play a measurement into a running service."),
+    "view": LazyCommand("engine.commands.view", "view", "Show the live images on a page."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
 

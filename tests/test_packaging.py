@@ -18,7 +18,7 @@ BUNDLES = {
     "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx", "intervals.json"},
     "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
 }
-EXTRAS = {"cpu", "gpu", "tensorrt", "tensorrt-lean", "plans", "train", "export", "dev"}
+EXTRAS = {"cpu", "gpu", "tensorrt", "tensorrt-lean", "plans", "live", "train", "export", "dev"}
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
 
@@ -66,12 +66,14 @@ def test_every_module_is_in(names: set[str]) -> None:
     assert {name for name in names if name.endswith(".py")} == on_disk
 
 
-def test_data_files_are_bundles_weights_example_configurations_and_typing_markers(names: set[str]) -> None:
+def test_data_files_are_bundles_weights_example_configurations_the_page_and_typing_markers(names: set[str]) -> None:
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     models = {name for name in data if name.startswith("engine/models/")}
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
     markers = {f"{package}/py.typed" for package in PACKAGES}
-    assert data - models - examples == markers | {"engine/tuned/reference.json"}
+    page = {f"engine/live/page/{path.name}" for path in (ROOT / "engine/live/page").iterdir()}
+    assert {"engine/live/page/index.html", "engine/live/page/app.js", "engine/live/page/style.css"} <= page
+    assert data - models - examples - page == markers | {"engine/tuned/reference.json"}
     files = {f"{bundle}/{file}" for bundle, inside in BUNDLES.items() for file in inside}
     cards = {f"{bundle}.md" for bundle in BUNDLES}
     assert models == files | cards

@@ -1,6 +1,8 @@
 """A small scanner's operators, and a method whose speed and failures the test decides."""
 
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from engine.calibration import CalibrationConfig, calibrate
 from engine.live.raw_frame import RawFrame
 from engine.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
+from tests.engine.live.fake_service import FakeService
 
 CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
 
@@ -99,3 +102,17 @@ def raw(scan):
 def image():
     """A voxel vector (20,)."""
     return np.random.default_rng(4).uniform(0.5, 2, 20)
+
+
+@pytest.fixture
+def fake_service() -> Iterator[Callable[..., FakeService]]:
+    """Make publishers that stand in for the service; all are closed at the end."""
+    made: list[FakeService] = []
+
+    def make(*args: Any, **settings: Any) -> FakeService:
+        made.append(FakeService(*args, **settings))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
