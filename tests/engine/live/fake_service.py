@@ -157,5 +157,6 @@ class FakeService:
             latency_ms=latency_ms,
             flags=flags,
             saturated_channels=(1,) if Flag.SATURATED in flags else (),
+            residual_ratio=0.9 if Flag.RESIDUAL not in flags else 4.2,
             frame=frame,
         )
