@@ -34,7 +34,7 @@ export function showFrame(frame, recent, facts) {
     ["waited", `${number(report.waited_ms)} ms`],
     ["iterations", count(report.iterations)],
     ["converged", report.converged ? "yes" : "no", report.converged ? "" : "warn"],
-    ["residual / expected", number(report.residual_ratio), report.flags.includes("residual") ? "warn" : ""],
+    ["residual ratio", number(report.residual_ratio), report.flags.includes("residual") ? "warn" : ""],
     ["SNR", report.snr_db === null || report.snr_db === undefined ? "–" : `${number(report.snr_db)} dB`],
   ]);
 }
