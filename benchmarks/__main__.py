@@ -32,6 +32,7 @@ NAMES = (
     "width_study",
     "eager_speed",
     "latency",
+    "transport",
     "training_speed",
 )
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png. The tuning comes first, as
