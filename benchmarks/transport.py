@@ -120,6 +120,7 @@ def measure(rate: float, count: int) -> dict[str, Any]:
             theirs.close()  # so that the end of the process is noticed here
             try:
                 round_trips: list[float] = ours.recv()
+                sent_hz: float = ours.recv()
             except EOFError as error:
                 raise LiveError("the process that sends frames has ended; its error is above") from error
             finally:
@@ -127,6 +128,7 @@ def measure(rate: float, count: int) -> dict[str, Any]:
                 ours.close()
     p50, p99, p999 = np.percentile(round_trips, [50, 99, 99.9])
     return {
+        "sent_hz": sent_hz,
         "frame_bytes": sum(map(len, encode_frame(_frame(0)))),
         "image_bytes": sum(map(len, encode_image(_image(values, 0), Counters()))),
         "p50_ms": float(p50),
@@ -140,7 +142,7 @@ def measure(rate: float, count: int) -> dict[str, Any]:
 
 
 def produce(answer: Connection, frames_at: str, images_at: str, rate: float, count: int) -> None:
-    """Send frames on a clock, and tell `answer` the milliseconds from before each to after its image.
+    """Send frames on a clock; tell `answer` the milliseconds of each round trip, and the rate kept.
 
     It runs in a process of its own.
     """
@@ -155,15 +157,20 @@ def produce(answer: Connection, frames_at: str, images_at: str, rate: float, cou
         frames.connect(frames_at)
         _connect(frames, images)
         sent: dict[int, int] = {}
-        round_trips: dict[int, float] = {}
+        returned: dict[int, int] = {}
         total = count + WARM_UP
         began = time.perf_counter_ns()
         for number in range(total):
-            _collect_until(images, began + round(1e9 * number / rate), sent, round_trips, number)
+            while (left := began + round(1e9 * number / rate) - time.perf_counter_ns()) > 0:
+                _collect(images, returned, left)
             sent[number] = time.perf_counter_ns()
             frames.send_multipart(encode_frame(_frame(number)))
-        _collect_until(images, time.perf_counter_ns() + round(1e9 * PATIENCE), sent, round_trips, total)
-        answer.send([elapsed for number, elapsed in round_trips.items() if number >= WARM_UP])
+        deadline = time.perf_counter_ns() + round(1e9 * PATIENCE)
+        while len(returned) < total and (left := deadline - time.perf_counter_ns()) > 0:
+            _collect(images, returned, left)
+        counted = range(WARM_UP, total)
+        answer.send([1e-6 * (returned[number] - sent[number]) for number in counted if number in returned])
+        answer.send(1e9 * (count - 1) / (sent[total - 1] - sent[WARM_UP]))
 
 
 def _connect(frames: "zmq.Socket[bytes]", images: "zmq.Socket[bytes]") -> None:
@@ -177,19 +184,12 @@ def _connect(frames: "zmq.Socket[bytes]", images: "zmq.Socket[bytes]") -> None:
         images.recv_multipart()
 
 
-def _collect_until(
-    images: "zmq.Socket[bytes]",
-    moment: int,
-    sent: Mapping[int, int],
-    round_trips: dict[int, float],
-    expected: int,
-) -> None:
-    """Take note of images until a moment of the clock; after all were sent only until the last is back."""
-    is_over = expected == len(sent)
-    while (left := moment - time.perf_counter_ns()) > 0 and not (is_over and len(round_trips) == expected):
-        if images.poll(max(1, left // 1_000_000) if left > 1_000_000 else 0):
-            sequence = decode_image(images.recv_multipart()).header["report"]["sequence"]
-            round_trips[sequence] = 1e-6 * (time.perf_counter_ns() - sent[sequence])
+def _collect(images: "zmq.Socket[bytes]", returned: dict[int, int], patience_ns: int) -> None:
+    """Wait for an image, but not for longer than that, and take note of when it was read."""
+    # Of the last millisecond nothing is slept, as sleeping takes whole ones.
+    if images.poll(patience_ns // 1_000_000):
+        sequence = decode_image(images.recv_multipart()).header["report"]["sequence"]
+        returned[sequence] = time.perf_counter_ns()
 
 
 def _frame(number: int) -> RawFrame:

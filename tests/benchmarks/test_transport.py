@@ -27,6 +27,7 @@ def test_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["image_bytes"] > 26 * 13 * 4
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
         assert transport.ROUND_TRIPS not in row
+        assert row["sent_hz"] <= 1.05 * row["rate_hz"]  # on a clock, so not as fast as images come back
     page = (tmp_path / "transport.md").read_text()
     assert "| 185.60 | " in page
     assert (tmp_path / "transport.png").stat().st_size > 0
