@@ -153,7 +153,7 @@ def image(*, interval: bool) -> LiveImage:
         intensity=1.0,
         milliseconds=9.0,
     )
-    report = LiveReport(8, 7, 2, "a", None, 10, 20, 0.5, 9.5, tuple(Flag), (0, 2), frame)
+    report = LiveReport(8, 7, 2, "a", None, 10, 20, 0.5, 9.5, tuple(Flag), (0, 2), None, frame)
     bounds = Interval(values, values, 0.9, False) if interval else None
     return LiveImage(values, bounds, Grid((4, 3, 1), (0.04, 0.03, 0.01)), BackgroundState(), report)
 

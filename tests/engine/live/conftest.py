@@ -181,7 +181,7 @@ class LiveScanner:
             intensity=1.0,
             milliseconds=2.5,
         )
-        live = LiveReport(number, number, 1, "run", None, 1, 2, 0.1, 2.6, (), (), report)
+        live = LiveReport(number, number, 1, "run", None, 1, 2, 0.1, 2.6, (), (), None, report)
         return LiveImage(volume, interval, GRID, BackgroundState(), live)
 
 
