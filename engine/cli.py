@@ -16,6 +16,9 @@ COMMANDS = {
     "intervals": LazyCommand(
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
+    "recover": LazyCommand(
+        "engine.commands.recover", "recover", "Make MDF files of recordings that were cut off."
+    ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
