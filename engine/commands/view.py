@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from engine.commands.live_extra import live_extra
 from engine.errors import InputError
 
 
@@ -56,15 +57,11 @@ def view(
 
     Example: engine view --source tcp://127.0.0.1:5556 --snapshots snapshots
     """
-    try:
+    with live_extra():
         from engine.live.snapshots import SnapshotFolder
         from engine.live.view_access import open_access
         from engine.live.view_feed import ViewFeed
         from engine.live.view_server import ViewServer, serve_page
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the page needs {error.name}, which is not installed; install deq-mpi with the extra `live`"
-        ) from error
     from engine.mpi.mdf import read_mdf
 
     if not snapshots.absolute().parent.is_dir():

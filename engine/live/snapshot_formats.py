@@ -1,9 +1,11 @@
 """One live image as a file: PNG to look at, MDF and NIfTI to go on with."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,9 @@ from engine.mpi.mdf_factory import (
     new_study,
 )
 from engine.mpi.mdf_metadata import new_uuid, utc_now
+
+REPORT = "/reconstruction/_report"
+"""How each image came about, as JSON; the same name as in recordings."""
 
 MILLIMETRES = 1e3
 """Per metre."""
@@ -46,7 +51,7 @@ def write_png(path: Path, image: ReceivedImage) -> None:
 
 
 def write_mdf_image(path: Path, image: ReceivedImage, source: MdfFile) -> None:
-    """Write an MDF reconstruction of one image, with its intervals if it has them.
+    """Write an MDF reconstruction of one image with its report, and with its intervals if it has them.
 
     Parameters
     ----------
@@ -59,6 +64,9 @@ def write_mdf_image(path: Path, image: ReceivedImage, source: MdfFile) -> None:
     """
     message, grid = image.message, image.grid
     write_mdf(path, new_reconstruction_file(message.image[np.newaxis], grid, source))
+    report = json.dumps(message.header["report"], allow_nan=False).encode()
+    with h5py.File(path, "r+") as file:
+        file.create_dataset(REPORT, data=np.array([report]))
     if message.low is not None and message.high is not None:
         bounds = ImageIntervals(
             message.low[np.newaxis], message.high[np.newaxis], float(message.header["interval_coverage"])

@@ -28,7 +28,8 @@ export function duration(seconds) {
 }
 
 export function bytes(n) {
-  return n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : `${(n / 1e6).toFixed(1)} MB`;
+  const [unit, size] = [["GB", 1e9], ["MB", 1e6]].find(([, least]) => n >= least) ?? ["kB", 1e3];
+  return `${(n / size).toFixed(1)} ${unit}`;
 }
 
 export function millimetres(metres) {

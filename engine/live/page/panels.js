@@ -3,6 +3,7 @@
 import { bytes, count, duration, number } from "./numbers.js";
 
 const RATE_WINDOW_MS = 3000;
+const UNDONE = ["refused", "rolled-back"]; // swaps that changed nothing
 const CLAMPED = "interval-clamped"; // a key of the report, shown as if it were a flag
 const CLAMPED_WORDS = ["interval", "the SNR is outside the calibrated range; below it the bounds are too narrow"];
 
@@ -34,7 +35,7 @@ export function showFrame(frame, recent, facts) {
     ["waited", `${number(report.waited_ms)} ms`],
     ["iterations", count(report.iterations)],
     ["converged", report.converged ? "yes" : "no", report.converged ? "" : "warn"],
-    ["residual ratio", number(report.residual_ratio), report.flags.includes("residual") ? "warn" : ""],
+    ["residual", number(report.residual_ratio), report.flags.includes("residual") ? "warn" : ""],
     ["SNR", report.snr_db === null || report.snr_db === undefined ? "–" : `${number(report.snr_db)} dB`],
   ]);
 }
@@ -160,27 +161,30 @@ export function showService(figures) {
     ["recording", ...recording(status)],
   ];
   if (status.swap) {
-    pairs.push(["swap", [status.swap.state, status.swap.message].filter(Boolean).join(": "), "wide warn"]);
+    const words = [status.swap.state, status.swap.message].filter(Boolean).join(": ");
+    pairs.push(["swap", words, UNDONE.includes(status.swap.state) ? "wide warn" : "wide"]);
   }
   pairs.push(["source", figures.source, "wide"]);
   fill(byId("service"), pairs);
 }
 
-/** The words for a recording: its state first, then every plain value that the service gives. */
+/** The words for a recording, and their class: how it stands, where, how much, and what was lost. */
 function recording(status) {
-  if (!status.recording) {
+  const found = status.recording;
+  if (!found) {
     return [status.state ? "off" : "–", "wide"];
   }
-  const { state, ...rest } = status.recording;
-  const plain = Object.entries(rest).filter(([, value]) => ["string", "number"].includes(typeof value) && value !== "");
-  const parts = plain.map(([key, value]) => {
-    if (typeof value === "string") {
-      return value;
-    }
-    return key.endsWith("bytes") ? bytes(value) : `${count(value)} ${key.replaceAll("_", " ")}`;
-  });
-  const isWell = state === undefined || state === "recording" || state === "running";
-  return [[state ?? "on", ...parts].join(", "), isWell ? "wide" : "wide bad"];
+  const lost = (found.frames_lost ?? 0) + (found.images_lost ?? 0);
+  const words = [
+    found.status ?? "on",
+    found.reason,
+    found.files?.at(-1),
+    found.frames_written === undefined ? "" : `${count(found.frames_written)} frames`,
+    found.images_written === undefined ? "" : `${count(found.images_written)} images`,
+    lost ? `${count(lost)} lost` : "",
+    Number.isFinite(found.free_bytes) ? `${bytes(found.free_bytes)} free` : "",
+  ];
+  return [words.filter(Boolean).join(", "), found.status === "recording" && !lost ? "wide" : "wide bad"];
 }
 
 export function showPercentiles(latency) {

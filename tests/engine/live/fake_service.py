@@ -135,7 +135,7 @@ class FakeService:
             iterations=11,
             residuals=tuple(0.5 * 0.4**k for k in range(11)),
             restarts=0,
-            residual_over_epsilon=2.9 if Flag.RESIDUAL in flags else 0.97,
+            residual_over_epsilon=0.97,
             sigma=1.02,
             snr_db=23.4,
             weights={},
@@ -157,6 +157,6 @@ class FakeService:
             latency_ms=latency_ms,
             flags=flags,
             saturated_channels=(1,) if Flag.SATURATED in flags else (),
-            residual_ratio=0.9 if Flag.RESIDUAL not in flags else 4.2,
+            residual_ratio=2.9 if Flag.RESIDUAL in flags else 0.83,
             frame=frame,
         )

@@ -1,9 +1,11 @@
 """Snapshots: files that others can read, names that lead nowhere else."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -72,6 +74,9 @@ def test_mdf_reads_back_with_its_interval_and_metadata(received, tmp_path) -> No
     np.testing.assert_array_equal(images(file), received.message.image[np.newaxis, np.newaxis])
     assert reconstruction_grid(file) == received.grid
     assert (file.experiment.name, file.experiment.subject) == ("phantom 7", "bottle")
+    with h5py.File(path) as content:
+        (report,) = content["/reconstruction/_report"]
+    assert json.loads(report) == received.message.header["report"]
     bounds = read_intervals(path, received.grid)
     if received.message.low is None:
         assert bounds is None

@@ -206,9 +206,17 @@ def test_first_image_is_there_within_a_second_and_right(open_view, fake_service)
 def test_figures_are_those_that_were_sent(open_view, fake_service) -> None:
     service = fake_service()
     view = open_view(service)
-    service.recording = {"state": "failed", "message": "the disk is full"}
+    service.recording = {
+        "status": "stopped",
+        "reason": "the disk is full",
+        "files": ["a.mdf", "b.mdf"],
+        "frames_written": 7,
+        "frames_lost": 2,
+        "images_lost": 1,
+        "free_bytes": 1_200_000,
+    }
     service.background = BackgroundState()
-    service.status(swap={"state": "rolled back", "message": "another grid"})
+    service.status(swap={"state": "rolled-back", "message": "another grid"})
     for latency in (20.0, 30.0, 40.0):
         service.image(latency_ms=latency)
     service.drop(DropReason.OVERTAKEN, 4)
@@ -231,7 +239,12 @@ def test_figures_are_those_that_were_sent(open_view, fake_service) -> None:
     assert "latency 51 ms" in view.text("#frame")
     assert view.text("#background") == "frames none, nothing subtracted"
     service_text = view.text("#service")
-    for words in ("model fast", "policy latest", "failed, the disk is full", "rolled back: another grid"):
+    for words in (
+        "model fast",
+        "policy latest",
+        "stopped, the disk is full, b.mdf, 7 frames, 3 lost, 1.2 MB free",
+        "rolled-back: another grid",
+    ):
         assert words in service_text
     label = view.page.locator("#histogram").get_attribute("aria-label")
     assert "last 4 images" in label
@@ -417,17 +430,17 @@ def test_token_once_then_a_cookie(browser, start_view, fake_service) -> None:
     other.context.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 800)])
-def test_page_fits_its_screen(open_view, fake_service, width, height) -> None:
-    view = open_view(fake_service(coverage=0.9), viewport={"width": width, "height": height})
-    for _ in range(3):
+def test_page_fits_wide_and_narrow_screens(open_view, fake_service) -> None:
+    view = open_view(fake_service(coverage=0.9))
+    for width, height in ((1280, 720), (390, 800)):
+        view.page.set_viewport_size({"width": width, "height": height})
         view.publish(flags=(Flag.LATE,))
-    overflow = view.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-    assert overflow <= 0
-    for name in ("#image", "#half-width", "#pause"):
-        box = view.page.locator(name).bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert box["y"] + box["height"] <= height
-    image = view.page.locator("#image").bounding_box()
-    assert image["width"] / image["height"] == pytest.approx(2.0, rel=0.01)  # 52 mm to 26 mm
+        overflow = view.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0
+        for name in ("#image", "#half-width", "#pause"):
+            box = view.page.locator(name).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height
+        image = view.page.locator("#image").bounding_box()
+        assert image["width"] / image["height"] == pytest.approx(2.0, rel=0.01)  # 52 mm to 26 mm

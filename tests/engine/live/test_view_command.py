@@ -94,4 +94,4 @@ def test_missing_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "zmq", None)
     code, output = run()
     assert code == 2
-    assert "install deq-mpi with the extra `live`" in output
+    assert "pip install 'deq-mpi[live]'" in output
