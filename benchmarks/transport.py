@@ -180,7 +180,7 @@ def _connect(frames: "zmq.Socket[bytes]", images: "zmq.Socket[bytes]") -> None:
         frames.send_multipart(encode_frame(_frame(0)))
         if time.monotonic() > deadline:
             raise LiveError(f"no image within {PATIENCE:g} s; expected one for each frame")
-    while images.poll(500):
+    while images.poll(200):
         images.recv_multipart()
 
 
