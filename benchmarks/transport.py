@@ -213,7 +213,7 @@ def _image(values: np.ndarray[Any, np.dtype[np.float32]], number: int) -> LiveIm
         intensity=0.0,
         milliseconds=0.0,
     )
-    report = LiveReport(number, number, 1, "transport", None, 0, 0, 0.0, 0.0, (), (), solve)
+    report = LiveReport(number, number, 1, "transport", None, 0, 0, 0.0, 0.0, (), (), None, solve)
     return LiveImage(values, None, GRID, BackgroundState(), report)
 
 
