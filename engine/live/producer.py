@@ -9,8 +9,8 @@ from engine.errors import LiveError
 from engine.live.messages import encode_frame
 from engine.live.raw_frame import RawFrame
 
-SEND_MS = 10_000
-"""Longest time for the service to take a frame."""
+SEND_MS = 30_000
+"""Longest time for the service to take a frame; it may be starting."""
 
 FAREWELL_MS = 5_000
 """For the last frames to leave when the producer ends."""
