@@ -149,6 +149,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        (folder / "recordings").mkdir()
         scanner = preset_scanner(PRESET)
         calibration = simulate_calibration(scanner)
         write_mdf(folder / "system-matrix.mdf", calibration)
