@@ -33,6 +33,7 @@ NAMES = (
     "eager_speed",
     "latency",
     "live",
+    "transport",
     "training_speed",
 )
 """Modules with a `run(quick, output)` that writes NAME.json, NAME.md and NAME.png. The tuning comes first, as

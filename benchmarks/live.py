@@ -125,9 +125,9 @@ def run(quick: bool, output: Path) -> None:
             benchmark.row(key, partial(stage.play, case, seconds))
         rows = benchmark.rows
         blocks = [
-            f"Frames of {SNR_DB:g} dB over ZeroMQ into a service with a deadline of {DEADLINE_MS:g} ms. Times "
-            "from before the sending of a frame to the receipt of its image. `cut`: images that the deadline "
-            "ended; `late`: those that came after it.",
+            f"Frames of {SNR_DB:g} dB over ZeroMQ into a service with a deadline of {DEADLINE_MS:g} ms. "
+            "Times from before the sending of a frame to the receipt of its image. `cut`: images that the "
+            "deadline ended; `late`: those that came after it.",
             "## Where every frame went\n\nframes in = images + averaged + dropped + in flight.",
             markdown_table([_account(row) for row in rows]),
             "## From frame to image\n\nMilliseconds, and memory of the service.",

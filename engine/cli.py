@@ -16,6 +16,9 @@ COMMANDS = {
     "intervals": LazyCommand(
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
+    "recover": LazyCommand(
+        "engine.commands.recover", "recover", "Make MDF files of recordings that were cut off."
+    ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "serve": LazyCommand(
         "engine.commands.serve", "serve", "Reconstruct the frames of a scanner as they come."

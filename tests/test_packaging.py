@@ -66,7 +66,9 @@ def test_every_module_is_in(names: set[str]) -> None:
     assert {name for name in names if name.endswith(".py")} == on_disk
 
 
-def test_data_files_are_bundles_weights_example_configurations_the_page_and_typing_markers(names: set[str]) -> None:
+def test_data_files_are_bundles_weights_example_configurations_the_page_and_typing_markers(
+    names: set[str],
+) -> None:
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     models = {name for name in data if name.startswith("engine/models/")}
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}

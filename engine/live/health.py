@@ -79,6 +79,6 @@ def _degraded(state: ServiceState, limits: HealthLimits) -> tuple[str, ...]:
     age, limit = state.background.age_s, limits.background_old_after_s
     if age is not None and limit is not None and age > limit:
         found.append(f"background old: {age:.0f} s; expected at most {limit:g} s")
-    if state.swap is not None and state.swap.get("state") == "rolled-back":
-        found.append(f"swap rolled back: {state.swap.get('reason') or 'no reason given'}")
+    if state.swap is not None and state.swap.get("state") in ("refused", "rolled-back"):
+        found.append(f"swap {state.swap['state']}: {state.swap.get('reason') or 'no reason given'}")
     return tuple(found)

@@ -156,8 +156,9 @@ def load_live_config(path: Path | str) -> LiveConfig:
             f"{path} cannot be read as TOML ({error}); expected the keys of docs/live.md"
         ) from error
     loop = table.get("loop")
-    has_no_deadline = isinstance(loop, dict) and loop.get("deadline_ms") is False  # TOML has no null
-    if has_no_deadline:
+    has_no_deadline = False
+    if isinstance(loop, dict) and loop.get("deadline_ms") is False:  # TOML has no null
+        has_no_deadline = True
         del loop["deadline_ms"]
     try:
         config = from_table(LiveConfig, table)

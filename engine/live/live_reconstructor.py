@@ -374,7 +374,7 @@ class LiveReconstructor:
         if self._trial is not None:
             verdict = self._trial.image(Flag.RESIDUAL in image.report.flags)
             if verdict is not None and verdict.step is SwapStep.ROLLED_BACK:
-                self._roll_back(verdict.message)
+                self._roll_back(verdict.reason)
             elif verdict is not None:
                 self._before = self._trial = None
                 self._note_swap(verdict)

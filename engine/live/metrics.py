@@ -64,7 +64,7 @@ class LiveMetrics:
         """Take note of an image; from any thread."""
         self._latency.observe(1e-3 * report.latency_ms)
         self._iterations.observe(report.frame.iterations)
-        self._residual.set(report.frame.residual_over_epsilon)
+        self._residual.set(report.residual_ratio)
 
     def exposition(self) -> bytes:
         """Return everything in the text format of Prometheus (`CONTENT_TYPE`)."""
@@ -72,7 +72,7 @@ class LiveMetrics:
 
 
 class _LastResidual(Collector):
-    """Residual over epsilon of the last image; absent where the last image has none."""
+    """Residual ratio of the last image; absent where the last image has none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,8 +86,8 @@ class _LastResidual(Collector):
         with self._lock:
             value = self._value
         yield _gauge(
-            "deqmpi_residual_over_epsilon",
-            "Norm of A x - y over epsilon of the last image; about 1 or less where it explains the data.",
+            "deqmpi_residual_ratio",
+            "Norm of A x - y over what noise and model error explain, of the last image.",
             value,
         )
 
@@ -167,8 +167,8 @@ def _gauges(state: ServiceState) -> Iterator[Metric]:
     yield states
     recording = None if state.recording is None else float(state.recording.get("state") == "recording")
     yield _gauge("deqmpi_recording", "1 while recording, 0 if it has stopped.", recording)
-    rolled_back = None if state.swap is None else float(state.swap.get("state") == "rolled-back")
-    yield _gauge("deqmpi_swap_rolled_back", "1 if the last swap was rolled back.", rolled_back)
+    swap = None if state.swap is None else float(state.swap.get("state") in ("refused", "rolled-back"))
+    yield _gauge("deqmpi_swap_failed", "1 if the last swap was refused or rolled back.", swap)
 
 
 def _gauge(name: str, text: str, value: float | None) -> Metric:

@@ -169,7 +169,7 @@ class LiveService:
             operators_sha256="" if solver is None else solver.operators.source_sha256,
             counters=Counters() if live is None else live.counters(),
             background=BackgroundState() if live is None else live.background(),
-            recording=None if recorder is None else recorder.state().to_dict(),
+            recording=None if recorder is None else _named_state(recorder.state().to_dict()),
             swap=None if swap is None else swap.to_dict(),
             uptime_s=time.monotonic() - self._started,
             last_image_age_s=None if live is None else live.last_image_age_s,
@@ -208,3 +208,10 @@ class LiveService:
 
     def _say(self, name: str, level: int = logging.INFO, **fields: object) -> None:
         self._on_event(Event(name, level, fields))
+
+
+def _named_state(recording: dict[str, object]) -> dict[str, object]:
+    """Give the status the name that it has everywhere in the messages."""
+    return {"state": recording["status"]} | {
+        key: value for key, value in recording.items() if key != "status"
+    }

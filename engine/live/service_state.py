@@ -32,11 +32,11 @@ class ServiceState:
     background : BackgroundState
         What is subtracted from the frames.
     recording : mapping or None
-        None where nothing is to be recorded. Else `state` ("recording" or "stopped"), `file`, and `reason`
-        where it has stopped.
+        None where nothing is to be recorded. Else `state` ("recording", "stopped" or "closed"), `reason`, and
+        the account of `engine.live.recording_state.RecordingState`.
     swap : mapping or None
-        The last exchange of operators or model; None before the first. `state` ("done" or "rolled-back"), and
-        `reason` where it was rolled back.
+        The last exchange of operators or model; None before the first. `state` and `reason` of
+        `engine.live.swap.SwapState`.
     uptime_s : float
         Since the start.
     last_image_age_s : float or None

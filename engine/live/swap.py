@@ -26,16 +26,16 @@ class SwapState:
     ----------
     step : SwapStep
         How far it has come.
-    message : str
+    reason : str
         Why.
     """
 
     step: SwapStep
-    message: str
+    reason: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        return {"state": self.step.value, "message": self.message}
+        return {"state": self.step.value, "reason": self.reason}
 
 
 class Trial:

@@ -12,6 +12,7 @@ from engine.mpi.mdf_checks import check_mdf
 from engine.mpi.mdf_fields import Field, stored_fields, subgroups
 from engine.mpi.mdf_layouts import standard_layouts
 from engine.mpi.mdf_model import MdfFile
+from engine.mpi.mdf_recording_mark import COUNT, REMEDY, is_unfinished
 from engine.mpi.mdf_values import damage_reported, read_value, warn
 
 Model = TypeVar("Model")
@@ -46,6 +47,7 @@ def read_mdf(path: str | Path) -> MdfFile:
     path = Path(path)
     try:
         with _opened(path) as handle:
+            _check_finished(handle)
             _check_version(handle)
             file = standard_layouts(_read_group(handle, MdfFile))
             check_mdf(file)
@@ -64,6 +66,12 @@ def _opened(path: Path) -> h5py.File:
         raise MdfError(
             f"not an intact HDF5 file ({error}); expected MDF 2.x; get the file again or convert it"
         ) from error
+
+
+def _check_finished(handle: h5py.File) -> None:
+    if is_unfinished(handle):
+        n_frames = int(handle[COUNT][()]) if isinstance(handle.get(COUNT), h5py.Dataset) else 0
+        raise MdfError(f"a recording of {n_frames} frames that was not finished; expected MDF; {REMEDY}")
 
 
 def _check_version(handle: h5py.File) -> None:

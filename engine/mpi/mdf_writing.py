@@ -47,10 +47,11 @@ def write_mdf(path: str | Path, file: MdfFile) -> None:
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as handle:
         for name, field, value in walk(replace(file, version=MDF_VERSION)):
             if value is not None or field.required:
-                _store(handle, name, field, value)
+                store_value(handle, name, field, value)
 
 
-def _store(handle: h5py.File, name: str, field: Field, value: Any) -> None:
+def store_value(handle: h5py.File, name: str, field: Field, value: Any) -> None:
+    """Write one value at a dataset path, in the type that MDF has for its kind."""
     kind = field.stored.kind
     if kind is Kind.TIME:
         times = [time_text(moment) for moment in value] if field.stored.shape else time_text(value)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import (
     accuracy,
     galleries,
+    live,
     perturbed_scans,
     robustness,
     scans,
@@ -68,6 +69,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(scans, "emulate_scan", small_scan)
     monkeypatch.setattr(upsampling, "preset_scanner", small_scanner)
     monkeypatch.setattr(perturbed_scans, "preset_scanner", small_scanner)
+    monkeypatch.setattr(live, "preset_scanner", small_scanner)
     for benchmark in (accuracy, galleries, upsampling):
         monkeypatch.setattr(benchmark, "contestants", few_contestants)
     monkeypatch.setattr(accuracy, "before_equilibrium_training", lambda _: short_deq("deq, pre-trained only"))

@@ -66,7 +66,7 @@ def test_alive_before_and_after_being_ready(state: str) -> None:
         ({"recording": {"state": "stopped", "reason": "no space left"}}, "recording stopped: no space left"),
         ({"recording": {"state": "stopped"}}, "recording stopped: no reason given"),
         ({"background": BackgroundState(5, 61.0)}, "background old: 61 s; expected at most 60 s"),
-        ({"swap": {"state": "rolled-back", "reason": "hash"}}, "swap rolled back: hash"),
+        ({"swap": {"state": "rolled-back", "reason": "hash"}}, "swap rolled-back: hash"),
     ],
 )
 def test_what_is_degraded_is_told_and_images_go_on(change: dict, words: str) -> None:
@@ -81,7 +81,7 @@ def test_what_is_degraded_is_told_and_images_go_on(change: dict, words: str) -> 
     [
         {"recording": None},
         {"background": BackgroundState()},
-        {"swap": {"state": "done"}},
+        {"swap": {"state": "accepted"}},
     ],
 )
 def test_what_is_not_degraded(change: dict) -> None:

@@ -351,7 +351,7 @@ def test_an_error_on_trial_brings_the_old_ones_back_without_a_loss(operators, li
     bad.failure = RuntimeError("the new session broke")
     assert push_and_wait(live, raw(2, image)) is not None
     assert live.swap_state.step is SwapStep.ROLLED_BACK
-    assert "the new session broke" in live.swap_state.message
+    assert "the new session broke" in live.swap_state.reason
     assert live.reconstructor is before
     assert live.counters().dropped == {}
 
@@ -386,7 +386,7 @@ def test_operators_of_another_sequence_are_refused(operators, live, raw, image, 
     before = live.reconstructor
     state = live.swap(Reconstructor(make_solver(other)))
     assert state.step is SwapStep.REFUSED
-    assert "3 periods and 3 channels" in state.message
+    assert "3 periods and 3 channels" in state.reason
     push_and_wait(live, raw(1, image))
     assert live.reconstructor is before
 

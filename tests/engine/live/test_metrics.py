@@ -83,7 +83,7 @@ def report(latency_ms: float, iterations: int = 8, residual: float | None = 0.9)
         intensity=1.0,
         milliseconds=latency_ms,
     )
-    return LiveReport(1, 1, 1, "", None, 0, 0, 0.0, latency_ms, (), (), None, frame)
+    return LiveReport(1, 1, 1, "", None, 0, 0, 0.0, latency_ms, (), (), residual, frame)
 
 
 def test_counts_are_those_of_the_account() -> None:
@@ -138,17 +138,17 @@ def test_what_there_is_not_is_absent() -> None:
         "deqmpi_background_sigma",
         "deqmpi_background_drift",
         "deqmpi_recording",
-        "deqmpi_swap_rolled_back",
+        "deqmpi_swap_failed",
         "deqmpi_last_image_age_seconds",
         "deqmpi_oldest_frame_wait_seconds",
-        "deqmpi_residual_over_epsilon",
+        "deqmpi_residual_ratio",
     }
 
 
-@pytest.mark.parametrize(("state", "expected"), [("done", 0), ("rolled-back", 1)])
+@pytest.mark.parametrize(("state", "expected"), [("accepted", 0), ("refused", 1), ("rolled-back", 1)])
 def test_swap(state: str, expected: int) -> None:
     found = samples(LiveMetrics(lambda: replace(STATE, swap={"state": state})))
-    assert value(found, "deqmpi_swap_rolled_back") == expected
+    assert value(found, "deqmpi_swap_failed") == expected
 
 
 def test_recording_that_stopped() -> None:
@@ -182,9 +182,9 @@ def test_iterations_and_last_residual() -> None:
     assert value(found, "deqmpi_image_iterations_bucket", le="20.0") == 1
     assert value(found, "deqmpi_image_iterations_bucket", le="25.0") == 2
     assert value(found, "deqmpi_image_iterations_sum") == 28
-    assert value(found, "deqmpi_residual_over_epsilon") == 0.75
+    assert value(found, "deqmpi_residual_ratio") == 0.75
     metrics.observe(report(10, residual=None))
-    assert "deqmpi_residual_over_epsilon" not in names(samples(metrics))
+    assert "deqmpi_residual_ratio" not in names(samples(metrics))
 
 
 def test_every_scrape_is_one_moment() -> None:

@@ -101,6 +101,7 @@ def folder(tmp_path, operators, scan):
     save_operators(tmp_path / "operators.h5", operators)
     write_mdf(tmp_path / "template.mdf", scan.calibration())
     (tmp_path / "live.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "recordings").mkdir()
     return tmp_path
 
 
@@ -247,7 +248,7 @@ def test_damaged_operators_leave_the_old_ones_in_use(start, folder, raw, image, 
     service.swap(folder / "live.toml")
     state = client.status(lambda state: state["swap"] is not None)
     assert state["swap"]["state"] == "refused"
-    assert state["swap"]["message"]
+    assert state["swap"]["reason"]
     client.push(raw(1, image, seed=0))
     np.testing.assert_array_equal(client.image().image, first)
 
@@ -272,7 +273,7 @@ def test_a_recording_that_fails_does_not_end_the_images(start, folder, raw, imag
     _, client, _ = start(RECORDING.replace("min_free_mb = 1.0", "min_free_mb = 1e12"))
     client.push(raw(0, image), raw(1, image))
     assert [client.image().header["report"]["sequence"] for _ in range(2)] == [0, 1]
-    recording = client.status(lambda state: state["recording"]["status"] == "stopped")["recording"]
+    recording = client.status(lambda state: state["recording"]["state"] == "stopped")["recording"]
     assert recording["reason"]
 
 
