@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InputError
+from engine.live.recording_contents import REPORT
 from engine.live.view_feed import ReceivedImage
 from engine.mpi.grid import Grid
 from engine.mpi.image_intervals import ImageIntervals, add_intervals
@@ -23,9 +24,6 @@ from engine.mpi.mdf_factory import (
     new_study,
 )
 from engine.mpi.mdf_metadata import new_uuid, utc_now
-
-REPORT = "/reconstruction/_report"
-"""How each image came about, as JSON; the same name as in recordings."""
 
 MILLIMETRES = 1e3
 """Per metre."""

@@ -67,16 +67,23 @@ class PageClient:
     async def run(self) -> None:
         """Serve the page until it is closed."""
         self._feed.listeners.add(self._wake)
-        sender = asyncio.create_task(self._send_all())
+        tasks = {asyncio.create_task(self._send_all()), asyncio.create_task(self._read_all())}
         try:
-            async for message in self._socket:
-                if message.type is not WSMsgType.TEXT or not self._read(message.data):
-                    await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"not understood")
+            # A page that is read but not written to would wait for ever: the end of one is that of both.
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                with suppress(ConnectionError):  # the browser has gone
+                    task.result()
         finally:
             self._feed.listeners.discard(self._wake)
-            sender.cancel()
-            with suppress(asyncio.CancelledError, ConnectionError):
-                await sender
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_all(self) -> None:
+        async for message in self._socket:
+            if message.type is not WSMsgType.TEXT or not self._read(message.data):
+                await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"not understood")
 
     def _read(self, text: str) -> bool:
         """Take in what the page says; False if it is not understood."""

@@ -57,8 +57,11 @@ function onMessage(message) {
     isDrawing = true;
     requestAnimationFrame(() => {
       isDrawing = false;
-      draw(false);
-      connection.send({ shown: state.figures.message });
+      try {
+        draw(false);
+      } finally {
+        connection.send({ shown: state.figures.message }); // whatever happens here, the next message is wanted
+      }
     });
   }
 }

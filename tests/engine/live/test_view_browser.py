@@ -84,12 +84,15 @@ class Viewer:
         return " ".join(self.page.locator(selector).inner_text().split())
 
     def wait_for(self, selector: str, words: str) -> None:
-        self.page.wait_for_function(
-            "([selector, words]) => document.querySelector(selector).innerText"
-            ".replace(/\\s+/g, ' ').includes(words)",
-            arg=[selector, words],
-            timeout=WAIT_MS,
-        )
+        try:
+            self.page.wait_for_function(
+                "([selector, words]) => document.querySelector(selector).innerText"
+                ".replace(/\\s+/g, ' ').includes(words)",
+                arg=[selector, words],
+                timeout=WAIT_MS,
+            )
+        except playwright.TimeoutError:
+            pytest.fail(f"{words!r} is not in {self.text('body')!r}; problems: {self.problems}")
 
     def wait_for_state(self, kind: str) -> None:
         self.page.locator(f'#state[data-kind="{kind}"]').wait_for(timeout=WAIT_MS)
@@ -97,11 +100,7 @@ class Viewer:
     def publish(self, **changes: Any) -> Any:
         """Publish an image and wait until the page shows it."""
         live = self.service.image(**changes)
-        self.page.wait_for_function(
-            "n => document.getElementById('sequence').textContent === String(n)",
-            arg=live.report.sequence,
-            timeout=WAIT_MS,
-        )
+        self.wait_for("#sequence", str(live.report.sequence))
         return live
 
     def pixels(self, canvas: str = "image") -> np.ndarray:
