@@ -47,7 +47,9 @@ def all_contiguous(handle):
     found = []
     handle.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
     assert found
-    return all(dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0 for dataset in found)
+    return all(
+        dataset.chunks is None and dataset.id.get_create_plist().get_nfilters() == 0 for dataset in found
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "complex128"])
