@@ -168,7 +168,9 @@ class GrowingFile:
             "columns": [name for name in self._columns if not name.endswith(LENGTHS)],
         }
         # Without a lock of HDF5's own, which would be refused beside the shared one.
-        with h5py.File(self._temporary, "w", locking=False) as handle:
+        with h5py.File(
+            self._temporary, "w", locking=False, alignment_threshold=1, alignment_interval=8
+        ) as handle:
             for name, field, value in walk(content):
                 if name not in self._columns and name != COUNT and (value is not None or field.required):
                     store_value(handle, name, field, value)
@@ -179,7 +181,7 @@ class GrowingFile:
                 name: _reserve(handle, name, column.dtype, (self.capacity, *column.shape))
                 for name, column in self._columns.items()
             }
-            # Reserved last, and small: no page border runs through it.
+            # Aligned, so that its bytes are written together or not at all.
             offsets[COUNT] = _reserve(handle, COUNT, np.dtype("<i8"), ())
         self._write(bytes(8), offsets[COUNT])
         return offsets

@@ -1,9 +1,11 @@
 """Recording raw frames and images while they come, without ever keeping the reconstruction waiting."""
 
+import secrets
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from engine.errors import ConfigError, DeqMpiError, MessageError
@@ -12,6 +14,8 @@ from engine.live.live_image import LiveImage
 from engine.live.messages import encode_frame, encode_image
 from engine.live.raw_frame import RawFrame
 from engine.live.recording_config import RecordingConfig
+from engine.live.recording_files import FileKind, session_files
+from engine.live.recording_finish import frame_count
 from engine.live.recording_pipe import FRAME, IMAGE, WriterProcess
 from engine.live.recording_state import RecordingState, RecordingStatus
 from engine.operators import Acquisition
@@ -23,6 +27,7 @@ WRITER_DIED, QUEUE_FULL, STOPPED, CLOSED = "writer-died", "queue-full", "stopped
 """Why a frame is in no file, beside what the writing process finds in it."""
 
 _NAMES = {FRAME: "frames", IMAGE: "images"}
+_FILE_KINDS = {FRAME: FileKind.RAW, IMAGE: FileKind.IMAGES}
 
 
 class Recorder:
@@ -57,7 +62,8 @@ class Recorder:
         self._lost: dict[bytes, Counter[str]] = {FRAME: Counter(), IMAGE: Counter()}
         self._is_closing = self._is_closed = False
         self._died = ""
-        self._writer = WriterProcess(config, acquisition)
+        self._session = secrets.token_hex(4)
+        self._writer = WriterProcess(config, acquisition, self._session)
         self._report: Mapping[str, Any] = self._writer.first_state
         self._sender = threading.Thread(target=self._send, name="recording-sender", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="recording-listener", daemon=True)
@@ -193,31 +199,24 @@ class Recorder:
                 self._changed.notify_all()
 
     def _recover(self, until: float) -> None:
-        """Let another process finish what a dead one left, and correct the account."""
+        """Let another process finish what a dead one left, and correct the account by what the files hold."""
         try:
-            writer = WriterProcess(self._config, self._acquisition)
+            writer = WriterProcess(self._config, self._acquisition, self._session)
         except DeqMpiError:
-            return  # as before: the files can be recovered by hand
-        found: dict[str, Any] = {"finished": {}}
-
-        def listen() -> None:
-            try:
-                while True:
-                    found.update(writer.next_state())
-            except EOFError:
-                writer.exit_code()
-
+            return  # the files can still be recovered by hand
         writer.end_input()
-        listener = threading.Thread(target=listen, name="recording-recovery", daemon=True)
+        listener = threading.Thread(target=_listen_to_the_end, args=(writer,), daemon=True)
         listener.start()
         listener.join(max(0.0, until - time.monotonic()))
         with self._changed:
-            report = dict(self._report)
-            report["finished"] = dict(report["finished"]) | dict(found["finished"])
-            for name in _NAMES.values():
-                report[name] = {
-                    file: report["finished"].get(file, count) for file, count in report[name].items()
-                }
+            report = dict(self._report) | {"finished": {}}
+            for kind, name in _NAMES.items():
+                report[name] = {}
+                for path in session_files(self._config.folder, self._session, _FILE_KINDS[kind]):
+                    with suppress(DeqMpiError):  # a file that cannot be read holds nothing for sure
+                        report[name][path.name], is_finished = frame_count(path)
+                        if is_finished:
+                            report["finished"][path.name] = report[name][path.name]
             self._report = report
 
     def _status(self) -> RecordingStatus:
@@ -229,3 +228,10 @@ class Recorder:
 
     def _reason(self) -> str:
         return "; ".join(filter(None, (self._died, self._report["stopped"], *self._report["notes"])))
+
+
+def _listen_to_the_end(writer: WriterProcess) -> None:
+    with suppress(EOFError):
+        while True:
+            writer.next_state()
+    writer.exit_code()

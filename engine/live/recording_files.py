@@ -18,20 +18,30 @@ class FileKind(StrEnum):
 
 
 class FileNames:
-    """New names in a folder: time and a running number, nothing from outside."""
+    """New names in a folder: time, session and a running number, nothing from outside.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Parameters
+    ----------
+    folder : Path
+        Of the files.
+    session : str
+        A few random letters that no other process uses, so that two may record into one folder.
+    """
+
+    def __init__(self, folder: Path, session: str) -> None:
+        self._folder, self._session = folder, session
         self._number = 0
 
     def next(self, kind: FileKind) -> Path:
-        """Return a name that is free."""
-        while True:
-            self._number += 1
-            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-            path = self._folder / f"{stamp}-{self._number:04d}-{kind.value}.mdf"
-            if not path.exists():
-                return path
+        """Return a name that is free; names sort by time."""
+        self._number += 1
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        return self._folder / f"{stamp}Z-{self._number:05d}-{self._session}-{kind.value}.mdf"
+
+
+def session_files(folder: Path, session: str, kind: FileKind) -> list[Path]:
+    """Return the files of one kind that a session has made."""
+    return sorted(folder.glob(f"[!.]*-{session}-{kind.value}.mdf"))
 
 
 class FileSeries:

@@ -211,6 +211,12 @@ def _note(source: h5py.File, n_frames: int) -> str:
     return ""
 
 
+def frame_count(path: Path) -> tuple[int, bool]:
+    """Return how many frames or images a file of a recording holds, and whether it is finished."""
+    with damage_reported(str(path)), h5py.File(path, "r", locking=False) as handle:
+        return int(handle[COUNT][()]), not is_unfinished(handle)
+
+
 def _is_recording(path: Path) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as handle:

@@ -55,6 +55,8 @@ class WriterProcess:
         What it shall do.
     acquisition : Acquisition
         Of the operators.
+    session : str
+        Letters and digits that are in the names of its files and in no others.
 
     Attributes
     ----------
@@ -69,7 +71,7 @@ class WriterProcess:
         If it does not start.
     """
 
-    def __init__(self, config: RecordingConfig, acquisition: Acquisition) -> None:
+    def __init__(self, config: RecordingConfig, acquisition: Acquisition, session: str) -> None:
         to_read, self._outgoing = Pipe(duplex=False)
         self._incoming, to_write = Pipe(duplex=False)
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
@@ -86,7 +88,7 @@ class WriterProcess:
         stated = asdict(acquisition) | {
             name: getattr(acquisition, name).tolist() for name in ("channels", "bins")
         }
-        send_json(self._outgoing, setup | {"acquisition": stated})
+        send_json(self._outgoing, setup | {"acquisition": stated, "session": session})
         self.first_state = self._await_start()
 
     @property

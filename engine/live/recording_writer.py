@@ -60,7 +60,7 @@ class Writer:
     Parameters
     ----------
     setup : mapping
-        `folder`, `frames_per_file`, `min_free_mb`, `retry_s`.
+        `folder`, `frames_per_file`, `min_free_mb`, `retry_s`, `session`.
     template : Template
         Metadata of the files.
     """
@@ -70,7 +70,7 @@ class Writer:
         self._template = template
         self._min_free = int(setup["min_free_mb"] * MEGABYTE)
         self._retry_s = float(setup["retry_s"])
-        names = FileNames(self._folder)
+        names = FileNames(self._folder, setup["session"])
         self._series = {
             kind: FileSeries(file_kind, names, setup["frames_per_file"], self._closed)
             for kind, file_kind in ((FRAME, FileKind.RAW), (IMAGE, FileKind.IMAGES))
@@ -147,8 +147,7 @@ class Writer:
         """Close the files and finish all that can be finished."""
         for series in self._series.values():
             series.close()
-        self._stopped = ""
-        while self.has_files_to_finish():
+        while self._work is not None or self._waiting:
             self.finish_some()
 
     def state(self) -> dict[str, Any]:
