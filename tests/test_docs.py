@@ -20,6 +20,9 @@ import trainer.interruption
 import trainer.processes
 from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.fixed_point import FixedPointConfig
+from engine.live.counters import DropReason
+from engine.live.live_config import LiveConfig, load_live_config
+from engine.live.live_image import Flag
 from engine.manifest import Manifest
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.operators import SPECTRAL_NORM, START_DAMPING
@@ -280,3 +283,49 @@ def _code(page: Path) -> str:
     blocks = re.findall(r"```sh\n(.*?)```", body, re.DOTALL)
     rest = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
     return "\n".join([re.sub(r"#.*", "", block) for block in blocks] + re.findall(r"`([^`\n]+)`", rest))
+
+
+def live_settings() -> dict[str, Any]:
+    """Keys of the live configuration and their defaults; MISSING where there is none."""
+    found = {}
+    hints = get_type_hints(LiveConfig)
+    for table in dataclasses.fields(LiveConfig):
+        kinds = [kind for kind in (hints[table.name], *get_args(hints[table.name])) if kind is not type(None)]
+        (kind,) = (kind for kind in kinds if dataclasses.is_dataclass(kind))
+        found |= {f"{table.name}.{field.name}": field.default for field in dataclasses.fields(kind)}
+    return found
+
+
+def test_every_key_of_the_live_configuration_is_documented_with_its_default() -> None:
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (.+?) \|", section("live.md", "## Configuration"), re.M)
+    expected = live_settings()
+    assert dict(rows).keys() == expected.keys()
+    for key, shown in rows:
+        default = expected[key]
+        if default is dataclasses.MISSING:
+            assert shown == "required", key
+        elif default is not None:
+            value = shown.strip("`")
+            if isinstance(default, str):
+                assert value == default, key
+            else:
+                parsed = tomllib.loads(f"value = {value}")["value"]
+                assert (tuple(parsed) if isinstance(parsed, list) else parsed) == default, key
+
+
+@pytest.mark.parametrize("flag", Flag)
+def test_every_flag_of_an_image_is_documented(flag: Flag) -> None:
+    assert f"\n| `{flag.value}` | " in section("live.md", "## Flags of an image")
+
+
+@pytest.mark.parametrize("reason", DropReason)
+def test_every_reason_to_drop_a_frame_is_documented(reason: DropReason) -> None:
+    assert f"\n| `{reason.value}` | " in section("live.md", "## The account")
+
+
+def test_the_live_examples_are_valid(tmp_path: Path) -> None:
+    for page in ("live.md", "live-tutorial.md"):
+        (example,) = re.findall(r"```toml\n(.*?)```", text(page), re.DOTALL)
+        path = tmp_path / page.replace(".md", ".toml")
+        path.write_text(example, encoding="utf-8")
+        assert load_live_config(path).recording is not None

@@ -53,7 +53,7 @@ class LoopConfig:
     queue_frames: int = 16
     background_frames: int = 16
     background_max_age_s: float = 600.0
-    max_residual: float = 2.0
+    max_residual: float = 1.25
     model_error: float = 0.1
     noise_range: tuple[float, float] = (0.5, 2.0)
     saturation: float | None = None
