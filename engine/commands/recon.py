@@ -13,6 +13,7 @@ import numpy as np
 from engine.atomic_write import atomic_path
 from engine.commands.frames import FrameSelection, frame_list, parse_frames
 from engine.commands.outputs import require_distinct_files
+from engine.commands.recon_follow import follow_measurement, write_reports
 from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
 from engine.interval_store import require_intervals, stored_intervals
@@ -33,6 +34,8 @@ from engine.solvers.frame_solver import FrameSolver
 
 if TYPE_CHECKING:
     from engine.pictures import Panel
+
+DEFAULT_IDLE_S = 10.0
 
 ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS, Result.DEADLINE)
 """Results of solves that had a tolerance to reach."""
@@ -117,6 +120,15 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS, Result.DEADLINE)
 @click.option(
     "--stats", type=click.Path(path_type=Path), help="Also write the report of every frame as JSON."
 )
+@click.option(
+    "--follow", is_flag=True, help="Reconstruct the frames of a file that is being written as they come."
+)
+@click.option(
+    "--idle",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --follow: the file is complete when nothing came for so long.  [10]",
+)
 def recon(
     measurement: Path,
     out: Path,
@@ -127,20 +139,43 @@ def recon(
     wanted: bool | None,
     image: Path | None,
     stats: Path | None,
+    follow: bool,
+    idle: float | None,
     **settings: Any,
 ) -> None:
     """Reconstruct the foreground frames of the MDF file MEASUREMENT and write them to the MDF file OUT.
 
     Example: engine recon scan/measurement.mdf image.mdf --operators operators.h5 --image image.png
     """
+    _require_consistent(follow, idle, frames, image)
     outputs = [path for path in (out, image, stats) if path is not None]
     require_distinct_files([measurement, operators], outputs)
     with ExitStack() as stack:
         # Targets are checked before the work, and renamed together after all of them were written.
-        staged = {path: stack.enter_context(atomic_path(path)) for path in outputs}
+        staged = {
+            path: stack.enter_context(atomic_path(path)) for path in outputs if not (follow and path == out)
+        }
         chosen_settings = MethodSettings(**settings)
         solver = open_method(method, load_operators(operators), chosen_settings)
         reconstructor = Reconstructor(solver, _intervals(solver, chosen_settings, wanted))
+        record = {
+            "kind": "deq-mpi-report",
+            "schema": 3,
+            "method": reconstructor.method,
+            "measurement": str(measurement),
+            "operators": str(operators),
+            "model": _model_name(reconstructor.method, chosen_settings),
+            "settings": dict(reconstructor.solver.settings),
+        }
+        if follow:
+            idle_s = DEFAULT_IDLE_S if idle is None else idle
+            counts = follow_measurement(measurement, out, reconstructor, sigma, idle_s)
+            if stats:
+                with staged[stats].open("w", encoding="utf-8") as target:
+                    write_reports(out, record, target)
+            click.echo(f"{reconstructor.method}: {counts}")
+            click.echo(f"wrote {', '.join(str(path) for path in outputs)}")
+            return
         source = read_mdf(measurement)
         rows = measurement_rows(source, reconstructor.operators)
         for note in rows.notes:
@@ -156,14 +191,7 @@ def recon(
         if image:
             _draw(staged[image], found, chosen, grid)
         if stats:
-            record = {
-                "kind": "deq-mpi-report",
-                "schema": 3,
-                "method": reconstructor.method,
-                "measurement": str(measurement),
-                "operators": str(operators),
-                "model": _model_name(reconstructor.method, chosen_settings),
-                "settings": dict(reconstructor.solver.settings),
+            record |= {
                 "background_sigma": rows.background_sigma,
                 "frames": [
                     {"frame": index} | frame.report.to_dict()
@@ -173,6 +201,17 @@ def recon(
             staged[stats].write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", "utf-8")
     _summarise(reconstructor.method, chosen, [frame.report for frame in found])
     click.echo(f"wrote {', '.join(str(path) for path in outputs)}")
+
+
+def _require_consistent(
+    follow: bool, idle: float | None, frames: FrameSelection | None, image: Path | None
+) -> None:
+    if follow and (frames is not None or image is not None):
+        raise click.UsageError(
+            "--follow reconstructs all frames and draws none; leave --frames and --image out"
+        )
+    if idle is not None and not follow:
+        raise click.UsageError("--idle has a meaning with --follow only")
 
 
 def _intervals(solver: FrameSolver, settings: MethodSettings, wanted: bool | None) -> Intervals | None:

@@ -21,7 +21,8 @@ class LoopConfig:
         From the push of a frame to its image. A method that can, gives its best iterate by then; an image
         that comes out later is late. None for none; false in a configuration file.
     reserve_ms : float
-        Kept back of the deadline for what follows the solve.
+        Kept back of the deadline for what follows the solve: the image in its unit, its residual, its message
+        and the way to the subscriber.
     queue_frames : int
         Frames that may wait.
     background_frames : int
@@ -49,7 +50,7 @@ class LoopConfig:
 
     policy: str = "latest"
     deadline_ms: float | None = 43.0
-    reserve_ms: float = 3.0
+    reserve_ms: float = 6.0
     queue_frames: int = 16
     background_frames: int = 16
     background_max_age_s: float = 600.0

@@ -47,13 +47,18 @@ def read_mdf(path: str | Path) -> MdfFile:
     path = Path(path)
     try:
         with _opened(path) as handle:
-            _check_finished(handle)
-            _check_version(handle)
-            file = standard_layouts(_read_group(handle, MdfFile))
-            check_mdf(file)
-            _warn_about_conversion(handle, file)
+            return read_open_mdf(handle)
     except MdfError as error:
         raise MdfError(f"{path}: {error}") from error
+
+
+def read_open_mdf(handle: h5py.File) -> MdfFile:
+    """Do as `read_mdf` with an open file; messages do not name it."""
+    _check_finished(handle)
+    _check_version(handle)
+    file = standard_layouts(_read_group(handle, MdfFile))
+    check_mdf(file)
+    _warn_about_conversion(handle, file)
     return file
 
 

@@ -1,0 +1,120 @@
+"""`engine recon --follow`: images of a measurement while it is being written."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import h5py
+
+from engine.errors import InputError, NonFiniteError
+from engine.live.growing_file import GrowingFile
+from engine.live.growing_mdf import FollowedMeasurement, single_frame
+from engine.live.raw_frame import RawFrame
+from engine.live.recording_contents import REPORT, image_content, image_row
+from engine.live.recording_finish import recover_recording
+from engine.live.running_mean import RunningMean
+from engine.measurement import NOTE_NO_BACKGROUND, measurement_rows
+from engine.mpi.mdf import MdfFile
+from engine.reconstructor import Reconstruction, Reconstructor
+
+CAPACITY = 1_000_000
+"""Images in one file: six hours at 46.4 frames/s. Those not written take no space."""
+
+
+@dataclass
+class FollowedCounts:
+    """What became of the foreground frames."""
+
+    images: int = 0
+    converged: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.images} images, {self.converged} converged, {self.failed} frames failed"
+
+
+def follow_measurement(
+    measurement: Path, out: Path, reconstructor: Reconstructor, sigma: float | None, idle_s: float
+) -> FollowedCounts:
+    """Reconstruct frames as they come into a file, until it is complete or the keyboard ends it.
+
+    The mean of the background frames seen so far is subtracted. A crash costs at most the image in the
+    making: `engine recover OUT` makes a proper file of the rest.
+
+    Raises
+    ------
+    InputError
+        If OUT exists, or no image came about.
+    MdfError, PairingError
+        If the measurement cannot be used.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists; expected a new file with --follow, which writes to it at once")
+    followed = FollowedMeasurement(measurement, reconstructor.operators, idle_s)
+    coverage = None if reconstructor.intervals is None else reconstructor.intervals.coverage
+    content = image_content(followed.header, reconstructor.operators.grid, coverage)
+    file = GrowingFile(out, content.metadata, content.columns, content.extras, CAPACITY)
+    counts = FollowedCounts()
+    try:
+        with suppress(KeyboardInterrupt):
+            for index, found in _images(followed, reconstructor, sigma, counts):
+                file.append(_row(index, found, has_bounds=coverage is not None))
+                counts.images += 1
+                counts.converged += found.report.converged
+                if file.is_full:
+                    click.echo(f"Warning: {out} is full; following ends", err=True)
+                    break
+    finally:
+        file.close()
+    if not counts.images:
+        raise InputError(f"{measurement} gave no image; expected foreground frames within {idle_s:g} s")
+    recover_recording(out)
+    return counts
+
+
+def write_reports(out: Path, head: dict[str, Any], target: TextIO) -> None:
+    """Write the reports in a reconstruction as JSON, one by one, since there may be very many."""
+    with h5py.File(out, "r") as handle:
+        texts = handle[REPORT].asstr()
+        target.write(
+            json.dumps(head | {"frames": None}, indent=2, allow_nan=False).rpartition("null")[0] + "["
+        )
+        for index in range(len(texts)):
+            target.write(("," if index else "") + "\n    " + texts[index])
+        target.write("\n  ]\n}\n")
+
+
+def _images(
+    followed: FollowedMeasurement, reconstructor: Reconstructor, sigma: float | None, counts: FollowedCounts
+) -> Iterator[tuple[int, Reconstruction]]:
+    background = RunningMean()
+    index = 0
+    for frame in followed.frames():
+        if frame.is_background:
+            background.add(frame.data)
+            continue
+        if index == 0 and not background.n_values:
+            click.echo(f"Note: {NOTE_NO_BACKGROUND}", err=True)
+        try:
+            yield (
+                index,
+                reconstructor.reconstruct(_rows(followed.header, frame, background, reconstructor), sigma),
+            )
+        except (InputError, NonFiniteError) as error:
+            counts.failed += 1
+            click.echo(f"Warning: frame {index}: {error}", err=True)
+        index += 1
+
+
+def _rows(header: MdfFile, frame: RawFrame, background: RunningMean, reconstructor: Reconstructor) -> Any:
+    file = single_frame(header, frame.data, background.value)
+    return measurement_rows(file, reconstructor.operators).rows[0]
+
+
+def _row(index: int, found: Reconstruction, *, has_bounds: bool) -> dict[str, Any]:
+    bounds = None if found.interval is None else (found.interval.low, found.interval.high)
+    return image_row(found.image, bounds, {"frame": index} | found.report.to_dict(), has_bounds=has_bounds)
