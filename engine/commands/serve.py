@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import click
@@ -52,8 +53,13 @@ def serve(config: Path, log_format: Literal["json", "text"]) -> None:
     stop = threading.Event()
     manager = ServiceManager()
     with structured_logs(log_format) as log:
+
+        def end(number: int, _frame: FrameType | None) -> None:
+            stop.set()
+            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: stop.set())
+            signal.signal(number, end)
         service = LiveService(settings, say)
         try:
             signal.signal(signal.SIGHUP, lambda _number, _frame: service.swap(config))
