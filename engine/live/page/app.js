@@ -165,10 +165,8 @@ function drawFrame(frame) {
   offerSlices(frame);
   const plane = planeOf(frame, state.slice);
   const half = halfWidth(plane);
-  if (byId("uncertainty").hidden === Boolean(half)) {
-    byId("uncertainty").hidden = !half;
-    arrange();
-  }
+  // Frames that the deadline ended have no interval: the place stays, so that nothing jumps from frame to frame.
+  byId("uncertainty").hidden = !half && !strip.frames.some((other) => other.low);
   arrangeFor(frame);
   const map = maps[state.mapName];
   const [bottom, top] = limits(frame);
@@ -180,6 +178,9 @@ function drawFrame(frame) {
     const most = Math.max(0, ...strip.frames.map((other) => (other.widest ??= widest(other))));
     uncertainty.caption.textContent = `Half-width of the ${number(100 * frame.interval_coverage)} % interval, ${UNIT}`;
     uncertainty.draw(half, plane, [0, most || 1], map);
+  } else {
+    uncertainty.caption.textContent = "No interval for this frame";
+    uncertainty.clear();
   }
   const place = state.cursor && { x: Math.min(state.cursor.x, plane.nx - 1), y: Math.min(state.cursor.y, plane.ny - 1) };
   image.point(place, plane);
@@ -228,10 +229,6 @@ const oneColumn = window.matchMedia("(max-width: 860px)"); // as in style.css
 const ONE_COLUMN_SHARE = 0.7; // of the screen's height, for the pictures
 
 let arrangedFor = "";
-
-function arrange() {
-  arrangedFor = "";
-}
 
 /** Give the pictures the largest size that fits, beside or above each other. */
 function arrangeFor(frame) {

@@ -32,6 +32,11 @@ export class Picture {
     });
   }
 
+  /** Show nothing, rather than what another frame left. */
+  clear() {
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
   /** Return the CSS pixels per millimetre that fit into a place of this size. */
   static scaleFor(frame, width, height) {
     const [across, up] = frame.field_of_view.map((extent) => 1e3 * extent);

@@ -108,7 +108,7 @@ class FakeService:
         self.ledger.image(1, is_late=Flag.LATE in flags, is_converged=Flag.NOT_CONVERGED not in flags)
         live = LiveImage(
             image,
-            self._interval(image),
+            self._interval(image, Flag.DEADLINE not in flags),
             self.grid,
             self.background,
             self._report(sequence, flags, latency_ms),
@@ -120,8 +120,8 @@ class FakeService:
         """Publish something as it is."""
         self._socket.send_multipart(parts)
 
-    def _interval(self, image: np.ndarray) -> Interval | None:
-        if self.coverage is None:
+    def _interval(self, image: np.ndarray, has_interval: bool) -> Interval | None:
+        if self.coverage is None or not has_interval:
             return None
         half = 0.03 + 0.12 * np.sqrt(image * image.max())
         return Interval(np.maximum(image - half, 0), (image + half).astype(np.float32), self.coverage, False)
