@@ -161,7 +161,7 @@ export function showService(figures) {
     ["recording", ...recording(status)],
   ];
   if (status.swap) {
-    const words = [status.swap.state, status.swap.message].filter(Boolean).join(": ");
+    const words = [status.swap.state, status.swap.reason].filter(Boolean).join(": ");
     pairs.push(["swap", words, UNDONE.includes(status.swap.state) ? "wide warn" : "wide"]);
   }
   pairs.push(["source", figures.source, "wide"]);
@@ -176,7 +176,7 @@ function recording(status) {
   }
   const lost = (found.frames_lost ?? 0) + (found.images_lost ?? 0);
   const words = [
-    found.status ?? "on",
+    found.state ?? "on",
     found.reason,
     found.files?.at(-1),
     found.frames_written === undefined ? "" : `${count(found.frames_written)} frames`,
@@ -184,7 +184,7 @@ function recording(status) {
     lost ? `${count(lost)} lost` : "",
     Number.isFinite(found.free_bytes) ? `${bytes(found.free_bytes)} free` : "",
   ];
-  return [words.filter(Boolean).join(", "), found.status === "recording" && !lost ? "wide" : "wide bad"];
+  return [words.filter(Boolean).join(", "), found.state === "recording" && !lost ? "wide" : "wide bad"];
 }
 
 export function showPercentiles(latency) {

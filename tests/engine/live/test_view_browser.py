@@ -207,7 +207,7 @@ def test_figures_are_those_that_were_sent(open_view, fake_service) -> None:
     service = fake_service()
     view = open_view(service)
     service.recording = {
-        "status": "stopped",
+        "state": "stopped",
         "reason": "the disk is full",
         "files": ["a.mdf", "b.mdf"],
         "frames_written": 7,
@@ -216,7 +216,7 @@ def test_figures_are_those_that_were_sent(open_view, fake_service) -> None:
         "free_bytes": 1_200_000,
     }
     service.background = BackgroundState()
-    service.status(swap={"state": "rolled-back", "message": "another grid"})
+    service.status(swap={"state": "rolled-back", "reason": "another grid"})
     for latency in (20.0, 30.0, 40.0):
         service.image(latency_ms=latency)
     service.drop(DropReason.OVERTAKEN, 4)
