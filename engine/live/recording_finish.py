@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from engine.atomic_write import atomic_path
 from engine.errors import RecordingError
 from engine.live.growing_file import METADATA_BYTES
 from engine.mpi.mdf_recording_mark import COUNT, LENGTHS, MARK, is_unfinished
+from engine.mpi.mdf_safety import check_source
 from engine.mpi.mdf_values import damage_reported
 
 BLOCK_BYTES = 2**22
@@ -170,10 +171,13 @@ def _require_space(path: Path, source: h5py.File, columns: frozenset[str], n_fra
         )
 
 
-def _names(source: h5py.File) -> Iterator[str]:
+def _names(source: h5py.File) -> list[str]:
+    """Return all datasets; one with values in other files is refused, and links are passed over."""
     names: list[str] = []
     source.visititems(lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
-    yield from names
+    for name in names:
+        check_source(source[name])
+    return names
 
 
 def _copy_rows(source: h5py.File, target: h5py.File, name: str, n_frames: int) -> Generator[None, None, None]:

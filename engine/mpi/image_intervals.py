@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
+from engine.mpi.mdf_safety import child
 from engine.mpi.mdf_values import damage_reported
 
 GROUP = "/reconstruction"
@@ -87,7 +88,13 @@ def read_intervals(path: str | Path, grid: Grid) -> ImageIntervals | None:
             return None
         if len(there) < 3:
             raise MdfError(f"{path} holds only {', '.join(there)} of an interval; reconstruct it again")
-        low, high, coverage = (file[name][()] for name in (LOW, HIGH, COVERAGE))
+        group = file[GROUP]
+        found = [child(group, name.rpartition("/")[2]) for name in there]
+        if not all(isinstance(item, h5py.Dataset) for item in found):
+            raise MdfError(
+                f"{path}: an interval is no dataset; expected {', '.join(there)}; reconstruct it again"
+            )
+        low, high, coverage = (item[()] for item in found)
     if low.shape != shape or high.shape != shape or np.shape(coverage) != ():
         raise MdfError(
             f"{path}: intervals have shapes {low.shape} and {high.shape}; expected {shape}, that of the "

@@ -13,6 +13,7 @@ from engine.mpi.mdf_fields import Field, stored_fields, subgroups
 from engine.mpi.mdf_layouts import standard_layouts
 from engine.mpi.mdf_model import MdfFile
 from engine.mpi.mdf_recording_mark import COUNT, REMEDY, is_unfinished
+from engine.mpi.mdf_safety import child
 from engine.mpi.mdf_values import damage_reported, read_value, warn
 
 Model = TypeVar("Model")
@@ -74,9 +75,11 @@ def _opened(path: Path) -> h5py.File:
 
 
 def _check_finished(handle: h5py.File) -> None:
-    if is_unfinished(handle):
-        n_frames = int(handle[COUNT][()]) if isinstance(handle.get(COUNT), h5py.Dataset) else 0
-        raise MdfError(f"a recording of {n_frames} frames that was not finished; expected MDF; {REMEDY}")
+    with damage_reported("/"):
+        if not is_unfinished(handle):
+            return
+        n_frames = int(handle[COUNT][()])
+    raise MdfError(f"a recording of {n_frames} frames that was not finished; expected MDF; {REMEDY}")
 
 
 def _check_version(handle: h5py.File) -> None:
@@ -115,7 +118,7 @@ def _members(node: h5py.Group, model: type) -> Members:
     known |= {group.name for group in subgroups(model)}
     # Listing the links finds damage that h5py's own test for membership takes for absence.
     with damage_reported(node.name):
-        return {name: node[name] for name in node if name in known}
+        return {name: child(node, name) for name in node if name in known}
 
 
 def _read_field(node: h5py.Group, members: Members, field: Field) -> Any:

@@ -1,0 +1,80 @@
+"""What a file may ask of its reader: nothing outside of it, no code, no more memory than its size justifies.
+
+HDF5 can point to other files in four ways (external and soft links, external storage, virtual datasets), load
+code (filters from a folder of plug-ins), and announce arrays far larger than the file. None of these belongs
+in MDF, and files come from others.
+"""
+
+import h5py
+
+from engine.available_memory import available_bytes
+from engine.errors import MdfError
+from engine.mpi.mdf_text_heap import check_texts
+from engine.mpi.mdf_values import damage_reported
+
+BUILT_IN_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
+"""Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset of HDF5, and the LZF of h5py."""
+
+MAX_RATIO = 1100
+"""Bytes in memory per byte in the file: deflate reaches 1032."""
+
+SLACK_BYTES = 2**20
+"""Always allowed: what was never written takes no space in the file."""
+
+COPIES = 3
+"""Arrays of the size of a dataset that exist at one time while it is read and checked."""
+
+
+def child(node: h5py.Group, name: str) -> h5py.HLObject:
+    """Return an object of a group.
+
+    Raises
+    ------
+    MdfError
+        If it is not in this file, or reading it would take what no MDF file needs.
+    """
+    path = f"{node.name.rstrip('/')}/{name}"
+    with damage_reported(path):
+        kind = node.get(name, getlink=True)
+    if not isinstance(kind, h5py.HardLink):
+        where = "another file" if isinstance(kind, h5py.ExternalLink) else "another name"
+        raise MdfError(f"{path} is a link to {where}; expected the object itself; make a file without links")
+    with damage_reported(path):
+        item = node[name]
+        if isinstance(item, h5py.Dataset):
+            check_source(item)
+            _check_size(item, path)
+            check_texts(item)
+    return item
+
+
+def check_source(dataset: h5py.Dataset) -> None:
+    """Raise `MdfError` unless the values of a dataset are in its file, without filters of plug-ins."""
+    path = dataset.name
+    if dataset.is_virtual or dataset.external:
+        raise MdfError(
+            f"{path} takes its values from other files; expected them in the file; copy them into one file"
+        )
+    properties = dataset.id.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        number = properties.get_filter(index)[0]
+        if number not in BUILT_IN_FILTERS:
+            raise MdfError(
+                f"{path} is packed by filter {number}; expected deflate or none; write the file without it"
+            )
+
+
+def _check_size(dataset: h5py.Dataset, path: str) -> None:
+    n_bytes = dataset.size * dataset.dtype.itemsize if dataset.shape is not None else 0
+    stored = dataset.id.get_storage_size()
+    if n_bytes > MAX_RATIO * stored + SLACK_BYTES:
+        raise MdfError(
+            f"{path} announces {n_bytes} bytes, of which {stored} are stored; expected an array that was "
+            "written; get the file again"
+        )
+    available = available_bytes()
+    if available is not None and COPIES * n_bytes > available:
+        raise MdfError(
+            f"{path} has {n_bytes} bytes; expected at most a {COPIES}rd of the {available} bytes of memory "
+            "available; give fewer frames"
+        )
