@@ -1,6 +1,6 @@
 """2,000 damaged or hostile MDF files: each is read or refused with a reason, by a process that lives on.
 
-Every file follows from its number alone. Reading happens in another process with a time limit, so that a crash
+Every file follows from its number. Reading happens in another process with a time limit, so that a crash
 or a hang of the HDF5 library would be found and not end the test.
 """
 
