@@ -103,7 +103,8 @@ def test_frames_to_come_take_no_space(scanner, begin, tmp_path):
     assert status.st_blocks * 512 < 2**20
 
 
-def test_an_unfinished_recording_says_what_to_do(scanner, begin, tmp_path):
+def test_an_unfinished_recording_says_what_to_do(scanner, begin, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.live.recording_finish.LOCK_WAIT_S", 0.05)
     file = begin()
     append_all(file, rows(scanner))
     path = tmp_path / "a-raw.mdf"

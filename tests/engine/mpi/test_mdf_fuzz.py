@@ -1,7 +1,7 @@
-"""Reading 2,000 damaged or hostile MDF files: each is read or refused with a reason, by a process that lives on.
+"""2,000 damaged or hostile MDF files: each is read or refused with a reason, by a process that lives on.
 
-Every file follows from its number alone. Reading happens in another process with a time limit, so that a crash or
-a hang of the HDF5 library would be found and not end the test.
+Every file follows from its number. Reading happens in another process with a time limit, so that a crash
+or a hang of the HDF5 library would be found and not end the test.
 """
 
 import json
@@ -52,10 +52,15 @@ for line in sys.stdin:
     clean = ran.exception is None or isinstance(ran.exception, SystemExit)
     shown = CliRunner().invoke(main, ["info", str(path)])
     clean_info = shown.exception is None or isinstance(shown.exception, SystemExit)
+    names = [other.name for other in path.parent.iterdir()]
     print(json.dumps({
-        "outcome": outcome, "message": message, "code": ran.exit_code if clean else repr(ran.exception),
-        "stderr": ran.stderr, "info": shown.exit_code if clean_info else repr(shown.exception),
-        "written": out.exists(), "left": sorted(p.name for p in path.parent.iterdir() if p.name.endswith("partial.mdf")),
+        "outcome": outcome,
+        "message": message,
+        "code": ran.exit_code if clean else repr(ran.exception),
+        "stderr": ran.stderr,
+        "info": shown.exit_code if clean_info else repr(shown.exception),
+        "written": out.exists(),
+        "left": [name for name in names if name.endswith("partial.mdf")],
     }), flush=True)
     out.unlink(missing_ok=True)
 """
@@ -468,12 +473,12 @@ def test_all_damaged_files_are_read_or_refused(sound, operators, tmp_path) -> No
     assert outcomes["accepted"] + outcomes["refused"] == N_ALL
 
 
-@pytest.mark.parametrize("name", ["spectra", "selected", "calibration", "images"])
-def test_sound_files_are_read(sound, operators, tmp_path, name) -> None:
+def test_sound_files_are_read(sound, operators, tmp_path) -> None:
     path = tmp_path / "sound.mdf"
-    path.write_bytes(sound[name])
     reader = Reader(operators)
     try:
-        assert reader.read(path)["outcome"] == "accepted"
+        for content in sound.values():
+            path.write_bytes(content)
+            assert reader.read(path)["outcome"] == "accepted"
     finally:
         reader.close()
