@@ -1,0 +1,85 @@
+"""The service is killed while it records: what was recorded is there, and the next service starts."""
+
+import time
+
+import numpy as np
+import pytest
+import zmq
+
+from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, encode_frame
+from engine.live.recording_finish import recover_folder
+from engine.live.service_process import ServiceProcess
+from engine.mpi.mdf import read_mdf, write_mdf
+from engine.operators_file import save_operators
+
+CONFIG = """
+[reconstruction]
+operators = "operators.h5"
+method = "least-squares"
+[loop]
+policy = "every-frame"
+deadline_ms = false
+[endpoints]
+frames = "tcp://127.0.0.1:*"
+images = "tcp://127.0.0.1:*"
+[recording]
+folder = "recordings"
+template = "template.mdf"
+min_free_mb = 1.0
+"""
+
+WAIT_S = 60.0
+"""Longest wait for something that is sure to happen."""
+
+N_FRAMES = 30
+
+
+@pytest.fixture
+def folder(tmp_path, operators, scan):
+    save_operators(tmp_path / "operators.h5", operators)
+    write_mdf(tmp_path / "template.mdf", scan.calibration())
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "live.toml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path
+
+
+def wait_until_finished(recordings):
+    """Wait until the writing process, which outlives the service, has made ordinary files."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        recover_folder(recordings)  # leaves alone what is still being written
+        try:
+            return [read_mdf(path) for path in sorted(recordings.glob("*.mdf"))]
+        except Exception:
+            time.sleep(0.05)
+    raise AssertionError("the recording was not finished")
+
+
+def test_a_killed_service_loses_at_most_the_frame_in_flight(folder, raw, image):
+    frames = [raw(number, image) for number in range(N_FRAMES)]
+    with ServiceProcess(folder / "live.toml") as service, zmq.Context() as context:
+        scanner, screen = context.socket(zmq.PUSH), context.socket(zmq.SUB)
+        for each in (scanner, screen):
+            each.linger = 0
+        scanner.connect(service.frames_endpoint)
+        screen.subscribe(IMAGE_TOPIC)
+        screen.subscribe(STATUS_TOPIC)
+        screen.connect(service.images_endpoint)
+        assert screen.poll(1e3 * WAIT_S)  # the state, so the subscription has arrived
+        for frame in frames:
+            scanner.send_multipart(encode_frame(frame))
+            while screen.poll(1e3 * WAIT_S) and screen.recv_multipart()[0] != IMAGE_TOPIC:
+                pass
+        service.process.kill()
+        service.process.wait()
+        scanner.close()
+        screen.close()
+    files = wait_until_finished(folder / "recordings")
+    (measurement,) = [file.measurement for file in files if file.measurement is not None]
+    (images,) = [file.reconstruction for file in files if file.reconstruction is not None]
+    assert N_FRAMES - 1 <= len(measurement.data) <= N_FRAMES
+    assert N_FRAMES - 1 <= len(images.data) <= N_FRAMES
+    for stored, frame in zip(measurement.data, frames, strict=False):
+        np.testing.assert_array_equal(stored, frame.data)
+    with ServiceProcess(folder / "live.toml") as again:
+        assert again.process.poll() is None
