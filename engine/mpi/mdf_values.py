@@ -31,7 +31,7 @@ def damage_reported(name: str) -> Iterator[None]:
     """Turn what h5py raises for damaged files into an `MdfError` that names the HDF5 object."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise MdfError(f"{name} cannot be read ({reason}); expected an intact file; get it again") from error
 

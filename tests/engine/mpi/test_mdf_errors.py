@@ -64,6 +64,7 @@ MEASUREMENT_ERRORS = {
     "no version": (without("/version"), "/version is missing"),
     "unreadable version": (replaced("/version", "two"), "/version is 'two'"),
     "version 1": (replaced("/version", "1.0.5"), "/version is 1.0.5; expected MDF 2.x"),
+    "endless version": (replaced("/version", "9" * 5000), "/version is 9999"),
     "version 3": (replaced("/version", "3.0.0"), "/version is 3.0.0; expected MDF 2.x"),
     "version is a number": (replaced("/version", 2.1), "/version has the type float64; expected text"),
     "no study": (without_group("/study"), "/study is missing"),
