@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zmq
 
-from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, encode_frame
+from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_status, encode_frame
 from engine.live.recording_finish import recover_folder
 from engine.live.service_process import ServiceProcess
 from engine.mpi.mdf import read_mdf, write_mdf
@@ -66,10 +66,18 @@ def test_a_killed_service_loses_at_most_the_frame_in_flight(folder, raw, image):
         screen.subscribe(STATUS_TOPIC)
         screen.connect(service.images_endpoint)
         assert screen.poll(1e3 * WAIT_S)  # the state, so the subscription has arrived
-        for frame in frames:
+        for frame in frames[:-1]:
             scanner.send_multipart(encode_frame(frame))
             while screen.poll(1e3 * WAIT_S) and screen.recv_multipart()[0] != IMAGE_TOPIC:
                 pass
+        n_written = 0
+        while n_written < N_FRAMES - 1:
+            assert screen.poll(1e3 * WAIT_S)
+            parts = screen.recv_multipart()
+            if parts[0] == STATUS_TOPIC:
+                recording = decode_status(parts)["recording"]
+                n_written = min(recording["frames_written"], recording["images_written"])
+        scanner.send_multipart(encode_frame(frames[-1]))
         service.process.kill()
         service.process.wait()
         scanner.close()
