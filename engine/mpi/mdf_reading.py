@@ -92,7 +92,9 @@ def _check_version(handle: h5py.File) -> None:
     if match is None:
         raise MdfError(f"/version is {version!r:.40}; expected a number like 2.1.0; correct the file")
     if match[1].lstrip("0") != "2":
-        raise MdfError(f"/version is {version:.40}; expected MDF 2.x, others are not supported; convert the file")
+        raise MdfError(
+            f"/version is {version:.40}; expected MDF 2.x, others are not supported; convert the file"
+        )
 
 
 def _read_group(node: h5py.Group, model: type[Model]) -> Model:

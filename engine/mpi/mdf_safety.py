@@ -18,6 +18,15 @@ BUILT_IN_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
 MAX_RATIO = 1100
 """Bytes in memory per byte in the file: deflate reaches 1032."""
 
+SINGLE_TYPES = frozenset(
+    {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM, h5py.h5t.BITFIELD}
+)
+"""Classes of types that MDF uses, beside compounds of them for complex values. HDF5 has been seen to crash
+while converting damaged lists of variable length, so these and the rest are not read at all."""
+
+NATIVE_COMPLEX = getattr(h5py.h5t, "COMPLEX", None)
+"""New in HDF5 2.0."""
+
 SLACK_BYTES = 2**20
 """Always allowed: what was never written takes no space in the file."""
 
@@ -43,6 +52,7 @@ def child(node: h5py.Group, name: str) -> h5py.HLObject:
         item = node[name]
         if isinstance(item, h5py.Dataset):
             check_source(item)
+            _check_type(item)
             _check_size(item, path)
             check_texts(item)
     return item
@@ -61,6 +71,18 @@ def check_source(dataset: h5py.Dataset) -> None:
         if number not in BUILT_IN_FILTERS:
             raise MdfError(
                 f"{path} is packed by filter {number}; expected deflate or none; write the file without it"
+            )
+
+
+def _check_type(dataset: h5py.Dataset) -> None:
+    kind = dataset.id.get_type()
+    parts = [kind]
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        parts = [kind.get_member_type(index) for index in range(kind.get_nmembers())]
+    for part in parts:
+        if part.get_class() not in SINGLE_TYPES and part.get_class() != NATIVE_COMPLEX:
+            raise MdfError(
+                f"{dataset.name} has the type {dataset.dtype}; expected numbers or text; correct the file"
             )
 
 
