@@ -235,7 +235,11 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
     times.axvline(DEADLINE_MS, color="C3", ls="--", label="deadline")
     times.set(xscale="log", xlabel="ms from frame to image")
     times.set_yticks(places, [row["case"] for row in rows])
+    ticks = [10, 20, 50, 100, 200, 500, 1000]
+    shortest, longest = min(row["p50_ms"] for row in rows), max(row["p999_ms"] for row in rows)
+    times.set_xticks([tick for tick in ticks if shortest / 2 < tick < 2 * longest])
     times.xaxis.set_major_formatter("{x:g}")
+    times.minorticks_off()
     left = np.zeros(len(rows))
     parts = (("images_out", "C0"), ("averaged", "C2"), ("dropped", "C3"), ("in_flight", "C7"))
     for name, colour in parts:
@@ -244,6 +248,6 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
         left += share
     account.set(xlabel="percent of the frames", xlim=(0, 100))
     for axes in (times, account):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
         axes.grid(axis="x", alpha=0.3)
     return figure
