@@ -86,6 +86,7 @@ class _Job:
     def __init__(self, task: Task) -> None:
         self._task: Task | None = task
         self._ended: SimpleQueue[None] = SimpleQueue()
+        self._is_over = False
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -96,6 +97,7 @@ class _Job:
         except BaseException as failure:
             self.failure = failure
         self._task = None  # it holds the owner of the thread, which must be able to end
+        self._is_over = True
         self._ended.put(None)
 
     def wait(self) -> None:
@@ -103,7 +105,9 @@ class _Job:
         interrupt: BaseException | None = None
         while True:
             try:
-                self._ended.get()
+                # An interrupt may come right after the queue gave its only item: never ask again then.
+                while not self._is_over:
+                    self._ended.get()
             except BaseException as error:
                 interrupt = error
             else:

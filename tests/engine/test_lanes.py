@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from engine.lanes import OneLane, TwoLanes
+from engine.lanes import OneLane, TwoLanes, _Job
 
 PATIENCE = 10.0
 """Seconds after which a thread that should have come is given up."""
@@ -134,3 +134,25 @@ def test_a_forked_process_gets_a_thread_of_its_own() -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     lanes.both(lambda: None, lambda: None)
+
+
+def test_an_interrupt_between_the_end_of_a_task_and_its_notice_is_survived() -> None:
+    """The interrupt comes when the queue has given its only item: nothing more will ever come out of it."""
+    job = _Job(lambda: None)
+    job.run()
+    job._is_over = False  # as seen by a waiter that has not looked yet
+    given = job._ended.get
+
+    class Ended:
+        calls = 0
+
+        def get(self) -> None:
+            self.calls += 1
+            assert self.calls == 1, "asked again, for ever"
+            given()
+            job._is_over = True
+            raise KeyboardInterrupt
+
+    job._ended = Ended()
+    with pytest.raises(KeyboardInterrupt):
+        job.wait()
