@@ -72,7 +72,9 @@ def test_viewer() -> None:
 
         def publish() -> None:
             for sequence in range(10**6):
-                report = LiveReport(sequence, sequence, 1, "", None, 0, 0, 0.0, 1.0, (Flag.GAP,), (), None, frame)
+                report = LiveReport(
+                    sequence, sequence, 1, "", None, 0, 0, 0.0, 1.0, (Flag.GAP,), (), None, frame
+                )
                 grid = Grid((4, 3, 1), (0.04, 0.03, 0.01))
                 image = LiveImage(values, None, grid, BackgroundState(), report)
                 opened.send(encode_image(image, Counters()))
