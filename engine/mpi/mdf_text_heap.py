@@ -62,6 +62,11 @@ def _collections(dataset: h5py.Dataset, content: mmap.mmap) -> Iterator[int]:
         raw = content[offset : offset + dataset.size * REFERENCE.size]
         whole = raw[: len(raw) // REFERENCE.size * REFERENCE.size]
         for length, address, _ in REFERENCE.iter_unpack(whole):
+            if length > len(content):  # it would ask for that much memory, too
+                raise MdfError(
+                    f"{dataset.name} cannot be read: it states a text of {length} bytes; expected less than the "
+                    "file has; get it again"
+                )
             if length:
                 yield int(dataset.file.userblock_size + address)
         return
@@ -78,7 +83,12 @@ def _check_collection(content: mmap.mmap, address: int, name: str) -> None:
     signature, version, reserved, length = COLLECTION.unpack(header)
     if (signature, version, reserved) != (SIGNATURE, VERSION, RESERVED):
         return  # it says this, too
-    place, end = address + COLLECTION.size, min(address + length, len(content))
+    place, end = address + COLLECTION.size, address + length
+    if end > len(content):  # HDF5 would ask for that much memory first
+        raise MdfError(
+            f"{name} cannot be read: the list of texts at byte {address} states {length} bytes; expected an "
+            "end inside the file; get it again"
+        )
     while place + OBJECT.size <= end:
         number, _, size = OBJECT.unpack(content[place : place + OBJECT.size])
         # The size of free space, number 0, counts its own header.
