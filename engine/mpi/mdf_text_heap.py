@@ -64,8 +64,8 @@ def _collections(dataset: h5py.Dataset, content: mmap.mmap) -> Iterator[int]:
         for length, address, _ in REFERENCE.iter_unpack(whole):
             if length > len(content):  # it would ask for that much memory, too
                 raise MdfError(
-                    f"{dataset.name} cannot be read: it states a text of {length} bytes; expected less than the "
-                    "file has; get it again"
+                    f"{dataset.name} cannot be read: it states a text of {length} bytes; expected less than "
+                    "the file has; get it again"
                 )
             if length:
                 yield int(dataset.file.userblock_size + address)
