@@ -22,7 +22,7 @@ def test_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["rate_hz"] for row in record["rows"]] == [46.4, 185.6]
     assert [row["n"] for row in record["rows"]] == [14, 56]  # 0.3 s of each
     for row in record["rows"]:
-        assert row["lost"] == 0
+        assert 0 <= row["lost"] < row["n"]  # how many depends on what else the machine does
         assert row["frame_bytes"] > 60 * 130 * 8
         assert row["image_bytes"] > 26 * 13 * 4
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
@@ -36,7 +36,7 @@ def test_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_figures_are_the_percentiles_of_what_the_producer_saw(monkeypatch: pytest.MonkeyPatch) -> None:
     found = transport.measure(200.0, 40)
     trips = found[transport.ROUND_TRIPS]
-    assert len(trips) == 40
+    assert len(trips) + found["lost"] == 40
     assert found["max_ms"] == pytest.approx(max(trips), abs=1e-4)
     assert found["p50_ms"] == pytest.approx(np.median(trips), abs=1e-4)
 
