@@ -69,7 +69,9 @@ def test_every_command_of_the_tutorial(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "replay.json").read_text(encoding="utf-8"))
     assert report["is_balanced"]
-    assert report["frames_in"] == report["images_out"] == 232
+    assert report["frames_in"] == 232
+    assert report["images_out"] + report["dropped"] == 232  # a machine that stalls drops some; it is counted
+    assert report["images_out"] > 0
     assert '"ok": true' in done.stdout
     assert re.search(r"^deqmpi_images_total [1-9]", done.stdout, re.MULTILINE)
     states = re.findall(r'"event": "swap", "state": "([a-z-]+)"', done.stderr)
