@@ -10,6 +10,8 @@ import select
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -24,6 +26,7 @@ from engine.operators_file import save_operators
 ROOT = Path(__file__).parents[3]
 SEED = 20_260
 N_ALL, N_DEFAULT = 2000, 150
+UUID, TIME = "0f8fad5b-d9cb-469f-a165-70867728950e", datetime(2026, 5, 31, 12, 0)
 TIME_LIMIT_S = 30.0  # of one file, which takes a hundredth of a second; a hang has no end
 
 WORKER = """
@@ -116,7 +119,7 @@ def sound(scan, tmp_path_factory) -> dict[str, bytes]:
         "images": new_reconstruction_file(rng.random((2, 1, 4, 5)), scan.grid, measurement),
     }
     for name, file in files.items():
-        write_mdf(folder / f"{name}.mdf", file)
+        write_mdf(folder / f"{name}.mdf", same_every_time(file))
     return {name: (folder / f"{name}.mdf").read_bytes() for name in files}
 
 
@@ -126,6 +129,18 @@ def operators(scan, tmp_path_factory) -> Path:
     config = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
     save_operators(path, calibrate(scan.calibration(), config))
     return path
+
+
+def same_every_time(file):
+    """Without the identifiers and times that are new in every run."""
+    return replace(
+        file,
+        uuid=UUID,
+        time=TIME,
+        study=replace(file.study, uuid=UUID, time=None),
+        experiment=replace(file.experiment, uuid=UUID),
+        acquisition=replace(file.acquisition, start_time=TIME),
+    )
 
 
 # --- Damage to the bytes ------------------------------------------------------------------------------------
