@@ -1,5 +1,6 @@
 """Killed processes and full disks: what was written is there afterwards, and every frame is accounted for."""
 
+import fcntl
 import json
 import os
 import resource
@@ -126,7 +127,18 @@ def kill_service(folder, scanner, rng, *, with_writer):
     process.wait()
     process.stdout.close()
     wait_until(lambda: not is_alive(writer))
+    # A process of several threads is a zombie before the last of them has let go of the files.
+    wait_until(lambda: all(is_free(path) for path in folder.glob("*.mdf")))
     return known
+
+
+def is_free(path):
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
