@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.record import RESULTS, commit, is_exact
-from benchmarks.row_store import discard_all
+from benchmarks.harness.record import RESULTS, commit, is_exact
+from benchmarks.harness.row_store import discard_all
 from engine.errors import DeqMpiError
 
 NAMES = (

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.ablation_models import METHODS
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant, authors_deq, trained_at
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import effort, image_quality, reconstruct
+from benchmarks.harness.record import markdown_table
 from benchmarks.model_shelf import AUTHORS_LEVELS, AUTHORS_SNR_OFFSET, MissingModelError, ModelShelf
-from benchmarks.quality import effort, image_quality, reconstruct
-from benchmarks.record import markdown_table
 from benchmarks.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from export.errors import ExportError, ParityError
 

@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 import click
 
-from benchmarks import training_runs
-from benchmarks.record import ROOT
+from benchmarks.harness import training_runs
+from benchmarks.harness.record import ROOT
 from engine.fixed_point import FixedPointConfig
 from trainer.config import (
     DataConfig,

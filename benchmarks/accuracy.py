@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import (
     HAND_CRAFTED,
     Contestant,
@@ -20,10 +19,11 @@ from benchmarks.contestants import (
     trained_alike,
 )
 from benchmarks.deep_image_prior import METHOD, TOO_SLOW, untrained
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import effort, image_quality, reconstruct
+from benchmarks.harness.record import markdown_table
 from benchmarks.model_shelf import ModelShelf
 from benchmarks.paper import MAY_TIE, ORDER, ORDER_SNRS, TIE, paper_figure
-from benchmarks.quality import effort, image_quality, reconstruct
-from benchmarks.record import markdown_table
 from benchmarks.scans import GRADIENTS, SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 
 FRAMES = 512

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant, authors_deq, trained_at
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import markdown_table
 from benchmarks.model_shelf import MissingModelError, ModelShelf
-from benchmarks.record import markdown_table
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle

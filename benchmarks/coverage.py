@@ -16,12 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import as_shipped
 from benchmarks.drawn_phantoms import two_tubes, y_shape
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import reconstruct
+from benchmarks.harness.record import markdown_table
 from benchmarks.image_matrix import Column, draw_matrix
-from benchmarks.quality import reconstruct
-from benchmarks.record import markdown_table
 from benchmarks.scans import (
     EXPERIMENT_SNR,
     GRADIENTS,

@@ -18,7 +18,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.eager_torch import (
     EagerFrame,
     TotalVariationPrior,
@@ -28,8 +27,9 @@ from benchmarks.eager_torch import (
     l1_prior,
     network_prior,
 )
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.quality_time import TABLE_III
-from benchmarks.record import ROOT, markdown_table
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.blas_threads import single_blas_thread
 from engine.method_settings import MethodSettings

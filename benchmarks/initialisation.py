@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.ablation_models import INITIALISATION_SNR, MODELS, model_name
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import effort, image_quality, reconstruct
+from benchmarks.harness.record import markdown_table
 from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
-from benchmarks.quality import effort, image_quality, reconstruct
-from benchmarks.record import markdown_table
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.method_settings import MethodSettings
 from export.errors import ExportError, ParityError

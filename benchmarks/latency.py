@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.footprint import allocated, growth, start_up
-from benchmarks.latency_clock import Times, time_in_turn
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.footprint import allocated, growth, start_up
+from benchmarks.harness.latency_clock import Times, time_in_turn
+from benchmarks.harness.roofline import Rates, Stage, evaluation_stages, measure_rates
 from benchmarks.latency_contestants import (
     BATCH,
     TOLERANCE,
@@ -28,7 +29,6 @@ from benchmarks.latency_contestants import (
 from benchmarks.latency_pages import blocks, picture
 from benchmarks.latency_stages import stage_times
 from benchmarks.moving_phantom import PHANTOMS, moving_phantom
-from benchmarks.roofline import Rates, Stage, evaluation_stages, measure_rates
 from benchmarks.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.bundle import load_bundle, shipped_bundle_path
 from engine.method_settings import MethodSettings

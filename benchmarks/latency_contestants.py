@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.eager_equilibrium import EagerEquilibrium
-from benchmarks.record import ROOT
+from benchmarks.harness.record import ROOT
 from engine.blas_threads import single_blas_thread
 from engine.bundle import load_bundle, shipped_bundle_path
 from engine.method_settings import MethodSettings

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.record import markdown_table
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import markdown_table
 from engine.calibration import calibrate
 from engine.live.counters import Counters
 from engine.live.player import Recording, open_recording

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from benchmarks.record import ROOT
+from benchmarks.harness.record import ROOT
 from engine.bundle import MANIFEST
 from engine.errors import InputError
 
@@ -113,7 +113,7 @@ class ModelShelf:
         ------
         MissingModelError
         """
-        from benchmarks.training_runs import is_finished
+        from benchmarks.harness.training_runs import is_finished
         from export.bundle import export_run
         from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
 

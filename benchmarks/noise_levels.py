@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import specialist_models
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant, as_shipped, trained_at
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import effort, image_quality, reconstruct
+from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.model_shelf import MissingModelError, ModelShelf
-from benchmarks.quality import effort, image_quality, reconstruct
-from benchmarks.record import ROOT, markdown_table
 from benchmarks.run_contestants import from_run
 from benchmarks.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import Contestant, as_shipped, fast, trained_at
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.model_shelf import MissingModelError, ModelShelf
 from benchmarks.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
-from benchmarks.quality import effort, image_quality, reconstruct
 from benchmarks.robustness_pages import (
     CONCENTRATION,
     EMPTY,

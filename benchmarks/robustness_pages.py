@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.record import markdown_table
 from benchmarks.perturbations import GROUPS
-from benchmarks.record import markdown_table
 from benchmarks.scans import SNRS, TRAIN_GRADIENT
 from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.record import ROOT, markdown_table
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.scaled_operators import Size, made_up_operators
 from benchmarks.scaling_frame import MEGABYTE, dense_bytes
 from benchmarks.scans import TRAIN_GRADIENT, reference_scan

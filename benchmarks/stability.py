@@ -17,8 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.record import ROOT, markdown_table
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.scans import GRADIENTS, TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.errors import InputError
 from engine.fixed_point import FixedPointConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.record import ROOT, write_record, write_table
+from benchmarks.harness.record import ROOT, write_record, write_table
 
 RUNS = ("wide-equilibrium", "reference")
 """The equilibrium training of the networks that ship, in order."""

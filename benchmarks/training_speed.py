@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.eager_training import eager_loss
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.model_shelf import MissingModelError
-from benchmarks.record import ROOT, markdown_table
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import DataConfig, StageConfig, TrainConfig
 from trainer.equilibrium import EquilibriumModel

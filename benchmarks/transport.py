@@ -15,8 +15,8 @@ import numpy as np
 import zmq
 from matplotlib.figure import Figure
 
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.record import markdown_table
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import markdown_table
 from engine.errors import LiveError, MessageError
 from engine.live.counters import Counters
 from engine.live.frame_socket import FrameSocket

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from benchmarks.quality import image_quality, reconstruct
+from benchmarks.harness.quality import image_quality, reconstruct
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.factorisation import make_factored_operators
 from engine.methods import open_method

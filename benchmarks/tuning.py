@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
-from benchmarks.record import write_page, write_record
+from benchmarks.harness.record import write_page, write_record
 from engine.emulation import emulate_scan
 from engine.tuning import ITERATIONS, TUNABLE, tune
 from engine.tuning_report import tuning_report

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import ablation_models, training_runs
+from benchmarks import ablation_models
 from benchmarks.ablation_models import (
     CONFIGS,
     METHODS,
@@ -16,8 +16,9 @@ from benchmarks.ablation_models import (
     main,
     model_name,
 )
-from benchmarks.record import ROOT
-from benchmarks.training_runs import keep_essentials
+from benchmarks.harness import training_runs
+from benchmarks.harness.record import ROOT
+from benchmarks.harness.training_runs import keep_essentials
 from engine.errors import NonFiniteError
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, STATE_FILE, load_model
 from trainer.config import load_config

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import contestants as module
-from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contestants import HAND_CRAFTED, as_shipped, authors_deq, contestants
+from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.scans import reference_scan
 from engine.solution import Result

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import (
-    footprint,
-    latency,
-    latency_clock,
-    latency_contestants,
-    latency_pages,
-    latency_stages,
-    roofline,
-)
+from benchmarks import latency, latency_contestants, latency_pages, latency_stages
+from benchmarks.harness import footprint, latency_clock, roofline
 from benchmarks.latency import ratios
 from benchmarks.latency_contestants import Timed, baselines, best_eager, eager_solves, equilibria
 from benchmarks.scans import frames_of_test_split, reference_scan

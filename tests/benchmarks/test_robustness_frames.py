@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.harness.quality import reconstruct
 from benchmarks.perturbations import GROUPS, Trial
 from benchmarks.perturbed_frames import (
     DEGREES_OF_FREEDOM,
@@ -20,7 +21,6 @@ from benchmarks.perturbed_frames import (
     with_concentration,
     with_noise_factor,
 )
-from benchmarks.quality import reconstruct
 from benchmarks.scans import frames_of_test_split, reference_scan
 from benchmarks.unlike_phantoms import BAR_GROUPS, BAR_LENGTH, DISCS, POINTS, UNLIKE_PHANTOMS
 from engine.emulation import Frames

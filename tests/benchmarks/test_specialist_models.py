@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import specialist_models, training_runs
+from benchmarks import specialist_models
+from benchmarks.harness import training_runs
 from benchmarks.scans import TRAIN_SNRS
 from benchmarks.specialist_models import CONFIGS, MODELS, SPREAD, START, main
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model

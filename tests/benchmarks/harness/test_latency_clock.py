@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from benchmarks import latency_clock
-from benchmarks.latency_clock import Times, time_in_turn
+from benchmarks.harness import latency_clock
+from benchmarks.harness.latency_clock import Times, time_in_turn
 from benchmarks.latency_contestants import Call, Images, Timed
 
 ROUNDING = 1e-9

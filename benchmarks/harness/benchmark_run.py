@@ -16,8 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from benchmarks.record import markdown_table, write_page, write_record
-from benchmarks.row_store import Row, RowStore
+from benchmarks.harness.record import markdown_table, write_page, write_record
+from benchmarks.harness.row_store import Row, RowStore
 
 PICTURE_DPI = 110
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.record import ROOT
+from benchmarks.harness.record import ROOT
 from engine.atomic_write import atomic_path
 from engine.errors import DeqMpiError
 from trainer.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE

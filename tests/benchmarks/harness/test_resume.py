@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.record import commit, is_exact, write_record
-from benchmarks.row_store import FOLDER, RowStore
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.record import commit, is_exact, write_record
+from benchmarks.harness.row_store import FOLDER, RowStore
 
 CONFIG = {"quick": True, "frames": 4}
 KEYS = [{"method": "art", "snr_db": snr} for snr in (15.0, 25.0)]
@@ -81,10 +81,10 @@ def test_a_line_cut_off_while_it_was_written_is_measured_again(tmp_path: Path) -
 
 
 def test_rows_keep_the_commit_they_were_measured_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.row_store.commit", lambda: "a" * 40)
+    monkeypatch.setattr("benchmarks.harness.row_store.commit", lambda: "a" * 40)
     with pytest.raises(CutError):
         measure_twice(tmp_path, fail_at=1)
-    monkeypatch.setattr("benchmarks.row_store.commit", lambda: "b" * 40 + "+changes")
+    monkeypatch.setattr("benchmarks.harness.row_store.commit", lambda: "b" * 40 + "+changes")
     measure_twice(tmp_path)
     assert f"Commit {'a' * 12}, {'b' * 12} with changes, " in (tmp_path / "x.md").read_text()
 
@@ -102,7 +102,7 @@ def test_a_failed_row_is_not_published(tmp_path: Path) -> None:
 def test_complete_means_this_commit_and_as_many_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, quick: bool, is_done: bool
 ) -> None:
-    monkeypatch.setattr("benchmarks.record.commit", lambda: there)
+    monkeypatch.setattr("benchmarks.harness.record.commit", lambda: there)
     write_record(tmp_path / "x.json", CONFIG, [])
     monkeypatch.setattr(command, "commit", lambda: "a" * 40)
     assert command.is_complete(tmp_path / "x.json", quick) is is_done
@@ -111,7 +111,7 @@ def test_complete_means_this_commit_and_as_many_frames(
 def test_a_changed_tree_is_never_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_exact("a" * 40 + "+changes")
     assert not is_exact("unknown")
-    monkeypatch.setattr("benchmarks.record.commit", lambda: "a" * 40 + "+changes")
+    monkeypatch.setattr("benchmarks.harness.record.commit", lambda: "a" * 40 + "+changes")
     write_record(tmp_path / "x.json", CONFIG, [])
     monkeypatch.setattr(command, "commit", lambda: "a" * 40 + "+changes")
     assert not command.is_complete(tmp_path / "x.json", quick=True)
@@ -119,7 +119,7 @@ def test_a_changed_tree_is_never_complete(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_committed_results_do_not_change_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr("benchmarks.record._git", lambda *arguments: asked.append(arguments) or "")
+    monkeypatch.setattr("benchmarks.harness.record._git", lambda *arguments: asked.append(arguments) or "")
     commit.cache_clear()
     try:
         commit()

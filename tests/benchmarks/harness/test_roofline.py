@@ -6,8 +6,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import roofline
-from benchmarks.roofline import Rates, Stage, convolution_flops, evaluation_stages, measure_rates
+from benchmarks.harness import roofline
+from benchmarks.harness.roofline import Rates, Stage, convolution_flops, evaluation_stages, measure_rates
 from benchmarks.scans import reference_scan
 from engine.bundle import load_bundle, shipped_bundle_path
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import footprint
-from benchmarks.footprint import allocated, growth, resident_mb, start_up
+from benchmarks.harness import footprint
+from benchmarks.harness.footprint import allocated, growth, resident_mb, start_up
 from benchmarks.scans import reference_scan
 from engine.bundle import shipped_bundle_path
 

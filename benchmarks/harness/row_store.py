@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import commit
+from benchmarks.harness.record import commit
 from engine.atomic_write import atomic_path
 
 FOLDER = ".partial"

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.record import ROOT
+from benchmarks.harness.record import ROOT
 from engine.operators import Operators
 from engine.operators_file import save_operators
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.record import commit, write_record, write_table
+from benchmarks.harness.record import commit, write_record, write_table
 from benchmarks.training_curve import PREFIX, draw
 
 ROWS = [{"method": "a", "psnr_mean": 31.234, "paper": None, "n": 4}]
@@ -38,7 +38,7 @@ def test_small_figures_keep_their_digits_in_tables(tmp_path: Path) -> None:
 def test_the_commit_is_that_of_the_start_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = iter(["first", "second"])
     monkeypatch.setattr(
-        "benchmarks.record._git", lambda *arguments: next(heads) if arguments[0] != "status" else ""
+        "benchmarks.harness.record._git", lambda *arguments: next(heads) if arguments[0] != "status" else ""
     )
     commit.cache_clear()
     try:
