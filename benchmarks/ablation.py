@@ -1,6 +1,6 @@
 """What the parts of DEQ-MPI are worth (the paper's Fig. 3): the method without each of them, side by side.
 
-Every model of `benchmarks.ablation_models` is trained at one measurement SNR from the same pre-trained
+Every model of `benchmarks.contestants.ablation_models` is trained at one measurement SNR from the same pre-trained
 networks, for about the same time on one core, and tested at 35 dB and at its own SNR.
 """
 
@@ -14,12 +14,17 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ablation_models import METHODS
-from benchmarks.contestants import Contestant, authors_deq, trained_at
+from benchmarks.contestants.ablation_models import METHODS
+from benchmarks.contestants.contestant import Contestant, authors_deq, trained_at
+from benchmarks.contestants.model_shelf import (
+    AUTHORS_LEVELS,
+    AUTHORS_SNR_OFFSET,
+    MissingModelError,
+    ModelShelf,
+)
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.model_shelf import AUTHORS_LEVELS, AUTHORS_SNR_OFFSET, MissingModelError, ModelShelf
 from benchmarks.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from export.errors import ExportError, ParityError
 
@@ -69,7 +74,7 @@ def run(quick: bool, output: Path) -> None:
         rows = benchmark.rows
         blocks = [
             "Mean pSNR in dB (Eq. 37) by training SNR. The models share their pre-trained start, their data "
-            "and about 4 minutes of training on one core each; see `benchmarks/ablation_models.py`. "
+            "and about 4 minutes of training on one core each; see `benchmarks/contestants/ablation_models.py`. "
             f"`{AUTHORS}` were trained on the authors' scanner.",
             f"## Tested at {TEST_SNR:g} dB (Fig. 3)",
             markdown_table(by_training_snr(rows, TEST_SNR), COLUMNS),
@@ -101,7 +106,7 @@ def _models(benchmark: BenchmarkRun, train_snrs: Sequence[float]) -> list[Ablati
     if not found:
         raise MissingModelError(
             "no model of the ablation is here; expected some in models/ablation: train them with "
-            "python -m benchmarks.ablation_models"
+            "python -m benchmarks.contestants.ablation_models"
         )
     return found
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import (
+from benchmarks.contestants.contestant import (
     HAND_CRAFTED,
     Contestant,
     before_equilibrium_training,
     contestants,
     trained_alike,
 )
-from benchmarks.deep_image_prior import METHOD, TOO_SLOW, untrained
+from benchmarks.contestants.deep_image_prior import METHOD, TOO_SLOW, untrained
+from benchmarks.contestants.model_shelf import ModelShelf
+from benchmarks.contestants.paper import MAY_TIE, ORDER, ORDER_SNRS, TIE, paper_figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.model_shelf import ModelShelf
-from benchmarks.paper import MAY_TIE, ORDER, ORDER_SNRS, TIE, paper_figure
 from benchmarks.scans import GRADIENTS, SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 
 FRAMES = 512

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.contestants import Contestant, authors_deq, trained_at
+from benchmarks.contestants.contestant import Contestant, authors_deq, trained_at
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
-from benchmarks.model_shelf import MissingModelError, ModelShelf
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle
@@ -146,7 +146,7 @@ def _iterations(benchmark: BenchmarkRun) -> list[Iteration]:
     if not found:
         raise MissingModelError(
             f"no model trained at {SNR:g} dB is here; expected some in models/ablation: train them with "
-            "python -m benchmarks.ablation_models"
+            "python -m benchmarks.contestants.ablation_models"
         )
     return found
 

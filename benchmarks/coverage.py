@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.contestants import as_shipped
+from benchmarks.contestants.contestant import as_shipped
 from benchmarks.drawn_phantoms import two_tubes, y_shape
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import reconstruct

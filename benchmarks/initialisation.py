@@ -1,6 +1,6 @@
 """What the start of the two networks is worth (the ablation of Sec. V-A): DEQ-MPI trained from other starts.
 
-Trained and tested at 35 dB; the equilibrium training is the same for all (`benchmarks.ablation_models`).
+Trained and tested at 35 dB; the equilibrium training is the same for all (`benchmarks.contestants.ablation_models`).
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.ablation_models import INITIALISATION_SNR, MODELS, model_name
-from benchmarks.contestants import Contestant
+from benchmarks.contestants.ablation_models import INITIALISATION_SNR, MODELS, model_name
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.method_settings import MethodSettings
 from export.errors import ExportError, ParityError
@@ -66,7 +66,7 @@ def run(quick: bool, output: Path) -> None:
         if not rows:
             raise MissingModelError(
                 "none of the models is here; expected some in models/ablation: train them with "
-                "python -m benchmarks.ablation_models"
+                "python -m benchmarks.contestants.ablation_models"
             )
         blocks = [
             f"DEQ-MPI trained and tested at {INITIALISATION_SNR:g} dB from different starts of its two "

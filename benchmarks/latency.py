@@ -13,11 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.benchmark_run import BenchmarkRun
-from benchmarks.harness.footprint import allocated, growth, start_up
-from benchmarks.harness.latency_clock import Times, time_in_turn
-from benchmarks.harness.roofline import Rates, Stage, evaluation_stages, measure_rates
-from benchmarks.latency_contestants import (
+from benchmarks.contestants.latency_contestants import (
     BATCH,
     TOLERANCE,
     Timed,
@@ -26,6 +22,10 @@ from benchmarks.latency_contestants import (
     eager_solves,
     equilibria,
 )
+from benchmarks.harness.benchmark_run import BenchmarkRun
+from benchmarks.harness.footprint import allocated, growth, start_up
+from benchmarks.harness.latency_clock import Times, time_in_turn
+from benchmarks.harness.roofline import Rates, Stage, evaluation_stages, measure_rates
 from benchmarks.latency_pages import blocks, picture
 from benchmarks.latency_stages import stage_times
 from benchmarks.moving_phantom import PHANTOMS, moving_phantom

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import specialist_models
-from benchmarks.contestants import Contestant, as_shipped, trained_at
+from benchmarks.contestants.contestant import Contestant, as_shipped, specialist_models, trained_at
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
+from benchmarks.contestants.run_contestants import from_run
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import ROOT, markdown_table
-from benchmarks.model_shelf import MissingModelError, ModelShelf
-from benchmarks.run_contestants import from_run
 from benchmarks.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db
 
@@ -82,8 +81,8 @@ def run(quick: bool, output: Path) -> None:
         blocks = [
             f"Mean pSNR in dB over {count} frames of the test split per SNR. `{REFERENCE}` is the model that "
             f"ships, one for all. A `{SPECIALIST}` is the same pair of networks trained further at one SNR "
-            f"(`benchmarks/specialist_models.py`), an `{UNCONDITIONED}` model one with 12 features that does "
-            "not see the noise level, trained at one SNR (`benchmarks/ablation_models.py`). "
+            f"(`benchmarks/contestants/specialist_models.py`), an `{UNCONDITIONED}` model one with 12 features that does "
+            "not see the noise level, trained at one SNR (`benchmarks/contestants/ablation_models.py`). "
             f"`{FORMER_REFERENCE}`: unconditioned, 12 features, trained at 15 to 35 dB.",
             "## Every model where it was trained",
             "In brackets: how far the reference is ahead, mean and standard error of the differences of the "
@@ -104,7 +103,7 @@ def run(quick: bool, output: Path) -> None:
 def _others(shelf: ModelShelf, benchmark: BenchmarkRun) -> Iterator[Model]:
     for snr in TRAIN_SNRS:
         name = specialist_models.model_name(snr)
-        remedy = f"train it with python -m benchmarks.specialist_models {name}"
+        remedy = f"train it with python -m benchmarks.contestants.specialist_models {name}"
         folder = specialist_models.MODELS / name
         makers = (
             (SPECIALIST, partial(from_run, _label(SPECIALIST, snr), folder, remedy, shelf)),

@@ -15,11 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import Contestant, as_shipped, trained_at
+from benchmarks.contestants.contestant import Contestant, as_shipped, trained_at
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import image_quality
 from benchmarks.harness.record import markdown_table
-from benchmarks.model_shelf import MissingModelError, ModelShelf
 from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.errors import BundleError
 from export.errors import ExportError, ParityError

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import Contestant, as_shipped, authors_deq, authors_pp_mpi
+from benchmarks.contestants.contestant import Contestant, as_shipped, authors_deq, authors_pp_mpi
+from benchmarks.contestants.model_shelf import ModelShelf, ShelfBundle, authors_folder
+from benchmarks.contestants.paper import paper_figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.model_shelf import ModelShelf, ShelfBundle, authors_folder
-from benchmarks.paper import paper_figure
 from benchmarks.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.bundle import load_bundle
 from engine.emulation import INTENSITY

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contestants import Contestant, as_shipped, fast, trained_at
+from benchmarks.contestants.contestant import Contestant, as_shipped, fast, trained_at
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.model_shelf import MissingModelError, ModelShelf
 from benchmarks.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
 from benchmarks.robustness_pages import (
     CONCENTRATION,

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from benchmarks.contestants.truncated_quality import measure_quality
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.scaled_operators import Size, made_up_operators
 from benchmarks.scaling_frame import MEGABYTE, dense_bytes
 from benchmarks.scans import TRAIN_GRADIENT, reference_scan
-from benchmarks.truncated_quality import measure_quality
 from engine.errors import DeqMpiError
 from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.operators_file import save_operators

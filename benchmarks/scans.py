@@ -17,7 +17,7 @@ SNRS = (15.0, 25.0, 35.0)
 """Measurement SNRs of the paper's Tables I and II in dB."""
 
 TRAIN_SNRS = (5.0, 15.0, 25.0, 35.0, 45.0)
-"""SNRs in dB for which there are models of their own (`benchmarks.ablation_models`)."""
+"""SNRs in dB for which there are models of their own (`benchmarks.contestants.ablation_models`)."""
 
 EXPERIMENT_SNR = 20.0
 """Of the paper's measured phantoms, in dB."""

@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import Contestant, as_shipped, authors_deq, trained_at
+from benchmarks.contestants.contestant import Contestant, as_shipped, authors_deq, trained_at
+from benchmarks.contestants.model_shelf import (
+    AUTHORS_LEVELS,
+    AUTHORS_SNR_OFFSET,
+    MissingModelError,
+    ModelShelf,
+)
 from benchmarks.drawn_phantoms import two_tubes
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
 from benchmarks.image_matrix import Column, comparison, draw_matrix
-from benchmarks.model_shelf import AUTHORS_LEVELS, AUTHORS_SNR_OFFSET, MissingModelError, ModelShelf
 from benchmarks.scans import (
     EXPERIMENT_SNR,
     GRADIENTS,

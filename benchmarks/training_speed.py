@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.eager_training import eager_loss
+from benchmarks.contestants.eager_training import eager_loss
+from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
-from benchmarks.model_shelf import MissingModelError
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import DataConfig, StageConfig, TrainConfig
 from trainer.equilibrium import EquilibriumModel
@@ -291,7 +291,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]], config: TrainConfig) -> list[str]
         f"Optimisation steps (batch, noise, forward solve, backward solve, Adam) of a model with "
         f"{rdn.features} features, at most {config.solver.forward.max_iterations} evaluations forward and "
         f"{config.solver.backward.max_iterations} backward, from the weights of {RUN.name}. `eager` is a "
-        "straightforward implementation (`benchmarks/eager_training.py`) with the same settings in float32; "
+        "straightforward implementation (`benchmarks/contestants/eager_training.py`) with the same settings in float32; "
         "the others are the trainer with the implicit gradient and solves in float32 or bfloat16, and with "
         f"the cheaper gradient of one step. `ratio`: median step of `eager` over that of the contestant, at "
         f"least {WANTED:g} wanted of the implicit gradient. The contestants take turns."

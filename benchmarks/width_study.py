@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
+from benchmarks.contestants.network_timing import NetworkSize, time_sizes, time_solves
+from benchmarks.contestants.run_contestants import from_run
 from benchmarks.convergence import follow
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT
-from benchmarks.model_shelf import MissingModelError, ModelShelf
-from benchmarks.network_timing import NetworkSize, time_sizes, time_solves
-from benchmarks.run_contestants import from_run
 from benchmarks.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from benchmarks.width_pages import blocks, picture
 from engine.admm_step import AdmmStep

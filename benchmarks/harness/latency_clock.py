@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.latency_contestants import Images, Timed
+from benchmarks.contestants.latency_contestants import Images, Timed
 
 BLOCK = 50
 """Calls of one contestant before it is the next one's turn."""

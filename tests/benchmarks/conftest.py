@@ -16,8 +16,8 @@ from benchmarks import (
     snr_mismatch,
     upsampling,
 )
-from benchmarks.contestants import Contestant, as_shipped
-from benchmarks.model_shelf import MissingModelError
+from benchmarks.contestants.contestant import Contestant, as_shipped
+from benchmarks.contestants.model_shelf import MissingModelError
 from engine.calibration import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.method_settings import MethodSettings

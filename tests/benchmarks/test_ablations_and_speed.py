@@ -11,9 +11,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import ablation, convergence, eager_speed, initialisation, quality_time
-from benchmarks.contestants import Contestant, as_shipped
+from benchmarks.contestants.contestant import Contestant, as_shipped
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.convergence import SHOWN, follow
-from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.quality_time import LIMITS, PaperTime, beside_table_iii
 from engine.bundle import default_bundle_path
 from engine.fixed_point import FixedPointConfig, solve_fixed_point

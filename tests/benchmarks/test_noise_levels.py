@@ -10,10 +10,10 @@ import pytest
 from scipy.stats import sem
 
 from benchmarks import noise_levels
-from benchmarks.contestants import Contestant, as_shipped
-from benchmarks.model_shelf import MissingModelError, ModelShelf
+from benchmarks.contestants.contestant import Contestant, as_shipped
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
+from benchmarks.contestants.run_contestants import from_run
 from benchmarks.noise_levels import ahead_of, beside_the_reference, verdict
-from benchmarks.run_contestants import from_run
 from engine.method_settings import MethodSettings
 
 

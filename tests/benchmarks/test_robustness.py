@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks import robustness, robustness_pages
-from benchmarks.contestants import Contestant, as_shipped
-from benchmarks.model_shelf import MissingModelError
+from benchmarks.contestants.contestant import Contestant, as_shipped
+from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.perturbations import GROUPS
 from benchmarks.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
 from benchmarks.scans import SNRS, TRAIN_SNRS

@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 from benchmarks import accuracy, galleries, snr_mismatch, upsampling
 from benchmarks.accuracy import order_verdicts
-from benchmarks.contestants import as_shipped
+from benchmarks.contestants.contestant import as_shipped
+from benchmarks.contestants.paper import ORDER, TABLES, PaperFigure, paper_figure
 from benchmarks.drawn_phantoms import two_tubes
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.paper import ORDER, TABLES, PaperFigure, paper_figure
 from benchmarks.scans import (
     GRADIENTS,
     SNRS,

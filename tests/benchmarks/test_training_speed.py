@@ -14,8 +14,14 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from benchmarks import training_speed
-from benchmarks.eager_training import anderson, eager_loss, eager_reconstruction, eager_start, eager_step
-from benchmarks.model_shelf import MissingModelError
+from benchmarks.contestants.eager_training import (
+    anderson,
+    eager_loss,
+    eager_reconstruction,
+    eager_start,
+    eager_step,
+)
+from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.training_speed import FULL, OPPONENT, SAME_PRECISION, TRAINER, Setting, Trainee, load_trained
 from engine.calibration import system_matrix_from_mdf
 from engine.fixed_point import FixedPointConfig

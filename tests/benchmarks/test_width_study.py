@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from torch import nn
 
 from benchmarks import width_study
-from benchmarks.network_timing import NetworkSize, Stopwatch, time_solves
+from benchmarks.contestants.network_timing import NetworkSize, Stopwatch, time_solves
 from benchmarks.scans import frames_of_test_split, reference_scan
 from benchmarks.width_pages import choice, front, rdn_sizes
 from benchmarks.width_study import Network

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from benchmarks.contestants.latency_contestants import Call, Images, Timed
 from benchmarks.harness import latency_clock
 from benchmarks.harness.latency_clock import Times, time_in_turn
-from benchmarks.latency_contestants import Call, Images, Timed
 
 ROUNDING = 1e-9
 """Differences of the stand-in clock, relative."""

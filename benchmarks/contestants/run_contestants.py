@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.contestants import Contestant
-from benchmarks.model_shelf import ModelShelf
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.model_shelf import ModelShelf
 from engine.method_settings import MethodSettings
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import specialist_models
+from benchmarks.contestants.contestant import specialist_models
+from benchmarks.contestants.specialist_models import CONFIGS, MODELS, SPREAD, START, main
 from benchmarks.harness import training_runs
 from benchmarks.scans import TRAIN_SNRS
-from benchmarks.specialist_models import CONFIGS, MODELS, SPREAD, START, main
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import load_config
 

@@ -1,6 +1,6 @@
 """The models of the ablation studies (Figs. 3 and 4, Sec. V-A): which there are, and their training.
 
-`python -m benchmarks.ablation_models` trains whatever is missing, one run after the other on one core, and
+`python -m benchmarks.contestants.ablation_models` trains whatever is missing, one run after the other on one core, and
 goes on where it was stopped. Run folders are `models/ablation/NAME`; of a finished run only the
 configuration, the weights and a thinned log stay.
 
@@ -117,4 +117,4 @@ def main(names: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks.ablation_models")
+    main(prog_name="python -m benchmarks.contestants.ablation_models")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants.contestant import Contestant
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators

@@ -1,6 +1,6 @@
 """One model per measurement SNR, to compare the noise-conditioned one with, and their training.
 
-`python -m benchmarks.specialist_models` trains whatever is missing, one run after the other on one core, and
+`python -m benchmarks.contestants.specialist_models` trains whatever is missing, one run after the other on one core, and
 goes on where it was stopped. Run folders are `models/specialists/SNR`.
 
 A specialist is the shipped model's own pair of networks trained further around one SNR, with the loss, the
@@ -106,4 +106,4 @@ def main(names: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks.specialist_models")
+    main(prog_name="python -m benchmarks.contestants.specialist_models")

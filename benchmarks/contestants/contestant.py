@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model_shelf import MissingModelError, ModelShelf, ShelfBundle
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans import TRAIN_SNRS
 from engine.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from benchmarks.eager_torch import (
+from benchmarks.contestants.eager_torch import (
     EagerFrame,
     TotalVariationPrior,
     adjoint_gradient,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.eager_equilibrium import EagerEquilibrium
+from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
 from benchmarks.harness.record import ROOT
 from engine.blas_threads import single_blas_thread
 from engine.bundle import load_bundle, shipped_bundle_path

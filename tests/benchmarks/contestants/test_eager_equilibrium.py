@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.eager_equilibrium import EagerEquilibrium
-from benchmarks.latency_contestants import REFERENCE_RUN
+from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
+from benchmarks.contestants.latency_contestants import REFERENCE_RUN
 from benchmarks.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.fixed_point import FixedPointConfig

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contestants as module
-from benchmarks.contestants import HAND_CRAFTED, as_shipped, authors_deq, contestants
+from benchmarks.contestants.contestant import HAND_CRAFTED, as_shipped, authors_deq, contestants
+from benchmarks.contestants.contestant import contestant as module
+from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.harness.benchmark_run import BenchmarkRun
-from benchmarks.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.scans import reference_scan
 from engine.solution import Result
 
@@ -71,7 +71,7 @@ def test_a_tuned_weight_changes_the_identity(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("small_world")
 def test_the_deep_image_prior_is_one_of_them() -> None:
     pytest.importorskip("torch")
-    from benchmarks.deep_image_prior import untrained
+    from benchmarks.contestants.deep_image_prior import untrained
     from trainer.deep_image_prior import DipConfig
 
     scan = reference_scan(0.5)

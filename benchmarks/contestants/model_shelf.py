@@ -95,9 +95,11 @@ class ModelShelf:
 
     def run(self, name: str) -> ShelfBundle:
         """Return the model of a finished run in `models/ablation`, "deq-35"; raises MissingModelError."""
-        from benchmarks.ablation_models import MODELS
+        from benchmarks.contestants.ablation_models import MODELS
 
-        return self.run_folder(MODELS / name, f"train it with python -m benchmarks.ablation_models {name}")
+        return self.run_folder(
+            MODELS / name, f"train it with python -m benchmarks.contestants.ablation_models {name}"
+        )
 
     def run_folder(self, folder: Path, remedy: str) -> ShelfBundle:
         """Return the model of a finished run.

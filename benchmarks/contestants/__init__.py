@@ -1,0 +1,1 @@
+"""Whom the benchmarks compare: shipped and trained models, baselines, straightforward PyTorch."""
