@@ -24,7 +24,7 @@ from benchmarks.contestants.paper import MAY_TIE, ORDER, ORDER_SNRS, TIE, paper_
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.scans import GRADIENTS, SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import GRADIENTS, SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 
 FRAMES = 512
 QUICK_FRAMES = 6

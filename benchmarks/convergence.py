@@ -19,7 +19,7 @@ from benchmarks.contestants.contestant import Contestant, authors_deq, trained_a
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
-from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle
 from engine.fixed_point import FixedPointConfig, FixedPointSolver, FramesStep

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.contestants.contestant import as_shipped
-from benchmarks.drawn_phantoms import two_tubes, y_shape
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import reconstruct
 from benchmarks.harness.record import markdown_table
 from benchmarks.image_matrix import Column, draw_matrix
-from benchmarks.scans import (
+from benchmarks.scans.drawn_phantoms import two_tubes, y_shape
+from benchmarks.scans.scans import (
     EXPERIMENT_SNR,
     GRADIENTS,
     TRAIN_GRADIENT,

@@ -18,7 +18,7 @@ from benchmarks.contestants.model_shelf import ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.image_matrix import Column, comparison, draw_matrix
-from benchmarks.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db
 
 GRADIENT = 0.6

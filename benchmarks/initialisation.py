@@ -18,7 +18,7 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, Sh
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.method_settings import MethodSettings
 from export.errors import ExportError, ParityError
 from trainer.journal import METRICS_FILE

@@ -18,7 +18,7 @@ from benchmarks.contestants.run_contestants import from_run
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import ROOT, markdown_table
-from benchmarks.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db
 
 FRAMES, QUICK_FRAMES = 128, 4

@@ -20,7 +20,7 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import image_quality
 from benchmarks.harness.record import markdown_table
-from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.errors import BundleError
 from export.errors import ExportError, ParityError
 

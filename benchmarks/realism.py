@@ -17,7 +17,7 @@ from benchmarks.contestants.model_shelf import ModelShelf, ShelfBundle, authors_
 from benchmarks.contestants.paper import paper_figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.bundle import load_bundle
 from engine.emulation import INTENSITY
 from engine.mpi.phantoms import vessel_images

@@ -15,7 +15,6 @@ from benchmarks.contestants.contestant import Contestant, as_shipped, fast, trai
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
 from benchmarks.robustness_pages import (
     CONCENTRATION,
     EMPTY,
@@ -26,7 +25,8 @@ from benchmarks.robustness_pages import (
     blocks,
 )
 from benchmarks.robustness_pictures import IMAGE, gallery, losses
-from benchmarks.scans import (
+from benchmarks.scans.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
+from benchmarks.scans.scans import (
     SNRS,
     TRAIN_GRADIENT,
     TRAIN_SNRS,
@@ -34,7 +34,7 @@ from benchmarks.scans import (
     frames_of_test_split,
     reference_scan,
 )
-from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
+from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
 from engine.emulation import Frames
 from engine.mpi.metrics import psnr_db
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.record import markdown_table
-from benchmarks.perturbations import GROUPS
-from benchmarks.scans import SNRS, TRAIN_GRADIENT
-from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
+from benchmarks.scans.perturbations import GROUPS
+from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT
+from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
 
 CONCENTRATION = "concentration at the same SNR"
 TRAINING = "SNR of the training"
 PHANTOMS = "other phantoms"
-"""Groups of rows beside those of `benchmarks.perturbations.GROUPS`."""
+"""Groups of rows beside those of `benchmarks.scans.perturbations.GROUPS`."""
 
 TRAINING_METHOD = "deq, trained at one SNR"
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.image_matrix import Column, draw_matrix
 from benchmarks.robustness_pages import EMPTY, PICTURE_SNR, TRAINING
-from benchmarks.scans import SNRS, TRAIN_GRADIENT, reference_scan
-from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
+from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, reference_scan
+from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
 
 IMAGE = "image"
 """Column of the kept rows that holds an image; it is not published."""

@@ -1,7 +1,7 @@
 """Time and memory of a frame against the size of grid and measurement, dense and with factors.
 
 Grids from 13 x 26 to 64 x 64 voxels for deq, whose networks are two-dimensional, and from 19^3 to 32^3 for
-methods that take volumes; 5000 to 30,000 rows. The operators are made up (`benchmarks.scaled_operators`), as
+methods that take volumes; 5000 to 30,000 rows. The operators are made up (`benchmarks.scans.scaled_operators`), as
 only their size matters. What a truncation costs in image quality is measured on the reference scanner.
 """
 
@@ -22,9 +22,9 @@ from matplotlib.ticker import LogLocator
 from benchmarks.contestants.truncated_quality import measure_quality
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
-from benchmarks.scaled_operators import Size, made_up_operators
-from benchmarks.scaling_frame import MEGABYTE, dense_bytes
-from benchmarks.scans import TRAIN_GRADIENT, reference_scan
+from benchmarks.scans.scaled_operators import Size, made_up_operators
+from benchmarks.scans.scaling_frame import MEGABYTE, dense_bytes
+from benchmarks.scans.scans import TRAIN_GRADIENT, reference_scan
 from engine.errors import DeqMpiError
 from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.operators_file import save_operators
@@ -164,14 +164,14 @@ def _measured_apart(file: OperatorsFile, size: Size, method: str, frames: int) -
 
 
 def measure_in_process(path: Path, method: str, frames: int) -> dict[str, Any]:
-    """Return the figures of `benchmarks.scaling_frame.measure_frame` from a new process.
+    """Return the figures of `benchmarks.scans.scaling_frame.measure_frame` from a new process.
 
     Raises
     ------
     FrameProcessError
         If the process fails.
     """
-    command = [sys.executable, "-m", "benchmarks.scaling_frame", str(path), method, str(frames)]
+    command = [sys.executable, "-m", "benchmarks.scans.scaling_frame", str(path), method, str(frames)]
     done = subprocess.run(  # noqa: S603 - fixed program and arguments
         [*command, str(EVALUATIONS)], cwd=ROOT, capture_output=True, text=True, check=False
     )

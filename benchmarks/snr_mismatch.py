@@ -19,12 +19,12 @@ from benchmarks.contestants.model_shelf import (
     MissingModelError,
     ModelShelf,
 )
-from benchmarks.drawn_phantoms import two_tubes
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
 from benchmarks.image_matrix import Column, comparison, draw_matrix
-from benchmarks.scans import (
+from benchmarks.scans.drawn_phantoms import two_tubes
+from benchmarks.scans.scans import (
     EXPERIMENT_SNR,
     GRADIENTS,
     TRAIN_GRADIENT,

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants.contestant import Contestant, contestants
 from benchmarks.contestants.model_shelf import ModelShelf
-from benchmarks.drawn_phantoms import y_shape
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
 from benchmarks.image_matrix import Column, comparison, draw_matrix
-from benchmarks.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
+from benchmarks.scans.drawn_phantoms import y_shape
+from benchmarks.scans.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
 from engine.emulation import INTENSITY
 from engine.factorisation import make_operators
 from engine.measurement import whiten_rows

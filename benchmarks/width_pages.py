@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.harness.record import markdown_table
-from benchmarks.scans import SNRS
+from benchmarks.scans.scans import SNRS
 
 PICTURE_COLUMN, PICTURE_SNR = "psnr_25", 25.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
-from benchmarks.scans import TRAIN_SNRS
+from benchmarks.scans.scans import TRAIN_SNRS
 from engine.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
 from engine.manifest import EQUILIBRIUM

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from benchmarks.harness.quality import image_quality, reconstruct
-from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.factorisation import make_factored_operators
 from engine.methods import open_method
 from engine.operators import Operators
@@ -40,5 +40,5 @@ def measure_quality(method: str, snr: float, n_triplets: int, count: int) -> dic
 
 @cache
 def _operators(n_triplets: int) -> Operators:
-    # The matrix that `benchmarks.scans` reconstructs with: not the one that made the data.
+    # The matrix that `benchmarks.scans.scans` reconstructs with: not the one that made the data.
     return make_factored_operators(reference_scan(TRAIN_GRADIENT).measured.smoothed(), n_triplets)

@@ -6,18 +6,10 @@ from functools import cache
 
 import pytest
 
-from benchmarks import (
-    accuracy,
-    galleries,
-    live,
-    perturbed_scans,
-    robustness,
-    scans,
-    snr_mismatch,
-    upsampling,
-)
+from benchmarks import accuracy, galleries, live, robustness, snr_mismatch, upsampling
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
+from benchmarks.scans.scans import perturbed_scans, scans
 from engine.calibration import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.method_settings import MethodSettings

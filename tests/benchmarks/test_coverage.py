@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import coverage
 from benchmarks.coverage import coverage_figures, lost, verdict
-from benchmarks.scans import GRADIENTS, TRAIN_SNRS
+from benchmarks.scans.scans import GRADIENTS, TRAIN_SNRS
 from engine.interval_calibration import CalibrationPlan
 
 

@@ -15,7 +15,7 @@ from benchmarks.contestants.contestant import latency_contestants
 from benchmarks.contestants.latency_contestants import Timed, baselines, best_eager, eager_solves, equilibria
 from benchmarks.harness import footprint, latency_clock, roofline
 from benchmarks.latency import ratios
-from benchmarks.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
 
 SINGLE = 3e-5
 """Relative error of images after 25 accelerated evaluations in single precision, or of another batch size."""

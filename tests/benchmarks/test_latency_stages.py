@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks import latency_stages
 from benchmarks.latency_stages import STAGES, stage_times
-from benchmarks.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.denormals import IS_X86
 from engine.fixed_point import FixedPointConfig

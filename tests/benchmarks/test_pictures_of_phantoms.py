@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks.drawn_phantoms import (
+from benchmarks.image_matrix import comparison, draw_matrix
+from benchmarks.scans.drawn_phantoms import (
     ARM_LENGTH,
     ARM_SPACING,
     ARM_WIDTH,
@@ -15,7 +16,6 @@ from benchmarks.drawn_phantoms import (
     two_tubes,
     y_shape,
 )
-from benchmarks.image_matrix import comparison, draw_matrix
 from engine.mpi.grid import Grid
 from engine.mpi.scanner import PRESETS
 

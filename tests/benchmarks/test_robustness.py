@@ -12,10 +12,10 @@ from matplotlib.image import imread
 from benchmarks import robustness, robustness_pages
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
-from benchmarks.perturbations import GROUPS
 from benchmarks.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
-from benchmarks.scans import SNRS, TRAIN_SNRS
-from benchmarks.unlike_phantoms import UNLIKE_PHANTOMS
+from benchmarks.scans.perturbations import GROUPS
+from benchmarks.scans.scans import SNRS, TRAIN_SNRS
+from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
 
 METHODS = ("admm-hybrid", "pp-mpi", "deq")
 

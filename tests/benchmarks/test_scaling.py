@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from benchmarks.scaled_operators import Size, made_up_operators, stretched
-from benchmarks.scaling_frame import dense_bytes, measure_frame, operators_bytes, peak_megabytes
+from benchmarks.scans.scaled_operators import Size, made_up_operators, stretched
+from benchmarks.scans.scaling_frame import dense_bytes, measure_frame, operators_bytes, peak_megabytes
 from engine.errors import DeqMpiError
 from engine.normalization import normalize
 from engine.operators_file import load_operators, save_operators
@@ -80,7 +80,7 @@ def test_a_frame_of_a_volume_is_measured(tmp_path: Path, method: str) -> None:
 
 
 def test_the_made_up_frame_has_a_noise_level() -> None:
-    from benchmarks.scaling_frame import NOISE, made_up_rows
+    from benchmarks.scans.scaling_frame import NOISE, made_up_rows
 
     operators = made_up_operators(Size((9, 7, 1), 2000, 40), SPECTRUM)
     rows = made_up_rows(operators)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import stability
-from benchmarks.scans import GRADIENTS, TRAIN_SNRS
+from benchmarks.scans.scans import GRADIENTS, TRAIN_SNRS
 from engine.errors import InputError
 from trainer.stability import Stability
 

@@ -13,9 +13,9 @@ from benchmarks import accuracy, galleries, snr_mismatch, upsampling
 from benchmarks.accuracy import order_verdicts
 from benchmarks.contestants.contestant import as_shipped
 from benchmarks.contestants.paper import ORDER, TABLES, PaperFigure, paper_figure
-from benchmarks.drawn_phantoms import two_tubes
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.scans import (
+from benchmarks.scans.drawn_phantoms import two_tubes
+from benchmarks.scans.scans import (
     GRADIENTS,
     SNRS,
     TRAIN_SNRS,

@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks import width_study
 from benchmarks.contestants.network_timing import NetworkSize, Stopwatch, time_solves
-from benchmarks.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from benchmarks.width_pages import choice, front, rdn_sizes
 from benchmarks.width_study import Network
 from engine.bundle import Bundle, default_bundle_path, load_bundle

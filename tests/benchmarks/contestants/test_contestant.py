@@ -9,7 +9,7 @@ from benchmarks.contestants.contestant import HAND_CRAFTED, as_shipped, authors_
 from benchmarks.contestants.contestant import contestant as module
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.harness.benchmark_run import BenchmarkRun
-from benchmarks.scans import reference_scan
+from benchmarks.scans.scans import reference_scan
 from engine.solution import Result
 
 

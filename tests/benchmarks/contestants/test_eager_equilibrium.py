@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
 from benchmarks.contestants.latency_contestants import REFERENCE_RUN
-from benchmarks.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.fixed_point import FixedPointConfig
 from engine.method_settings import MethodSettings

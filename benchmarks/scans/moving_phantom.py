@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import shift
 
-from benchmarks.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
 
 VOXELS_PER_FRAME = 0.25
 """Of 2 mm, 46.4 times a second: 23 mm/s."""

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.scans import TRAIN_GRADIENT, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, reference_scan
 from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.mpi.scanner import FflScanner

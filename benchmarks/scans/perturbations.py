@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.perturbed_frames import (
+from benchmarks.scans.perturbed_frames import (
     DEGREES_OF_FREEDOM,
     IMPULSE_FACTOR,
     IMPULSE_SHARE,
@@ -15,14 +15,14 @@ from benchmarks.perturbed_frames import (
     with_concentration,
     with_noise_factor,
 )
-from benchmarks.perturbed_scans import (
+from benchmarks.scans.perturbed_scans import (
     not_recalibrated,
     recalibrated,
     with_calibration_noise,
     with_core_diameter,
     with_turn,
 )
-from benchmarks.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
+from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.emulation import Frames, Scan, emulate_frames
 from engine.mpi.scanner import FflScanner
 from engine.operators import Operators

@@ -1,4 +1,4 @@
-"""Time and memory of single frames in a process of its own: `python -m benchmarks.scaling_frame ...`.
+"""Time and memory of single frames in a process of its own: `python -m benchmarks.scans.scaling_frame ...`.
 
 The process loads an operators file and reconstructs, as `engine recon` does; nothing else is in its memory.
 """

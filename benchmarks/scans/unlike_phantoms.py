@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.drawn_phantoms import SUBPIXELS, Bar, draw_bars, subpixel_axes
+from benchmarks.scans.drawn_phantoms import SUBPIXELS, Bar, draw_bars, subpixel_axes
 from engine.mpi.grid import Grid
 from engine.mpi.phantoms import box_average
 

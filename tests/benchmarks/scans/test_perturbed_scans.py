@@ -9,9 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from benchmarks import perturbed_scans
-from benchmarks.perturbations import GROUPS
-from benchmarks.perturbed_scans import (
+from benchmarks.scans.perturbations import GROUPS
+from benchmarks.scans.perturbed_scans import (
     not_recalibrated,
     recalibrated,
     reference_scanner,
@@ -19,6 +18,7 @@ from benchmarks.perturbed_scans import (
     with_core_diameter,
     with_turn,
 )
+from benchmarks.scans.scans import perturbed_scans
 from engine.calibration import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.mpi.grid import Grid

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.harness.quality import reconstruct
-from benchmarks.perturbations import GROUPS, Trial
-from benchmarks.perturbed_frames import (
+from benchmarks.scans.perturbations import GROUPS, Trial
+from benchmarks.scans.perturbed_frames import (
     DEGREES_OF_FREEDOM,
     IMPULSE_FACTOR,
     IMPULSE_SHARE,
@@ -21,8 +21,8 @@ from benchmarks.perturbed_frames import (
     with_concentration,
     with_noise_factor,
 )
-from benchmarks.scans import frames_of_test_split, reference_scan
-from benchmarks.unlike_phantoms import BAR_GROUPS, BAR_LENGTH, DISCS, POINTS, UNLIKE_PHANTOMS
+from benchmarks.scans.scans import frames_of_test_split, reference_scan
+from benchmarks.scans.unlike_phantoms import BAR_GROUPS, BAR_LENGTH, DISCS, POINTS, UNLIKE_PHANTOMS
 from engine.emulation import Frames
 from engine.methods import open_method
 from engine.mpi.grid import Grid

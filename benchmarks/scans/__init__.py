@@ -1,0 +1,1 @@
+"""What the benchmarks reconstruct: scans, phantoms, perturbations, made-up operators."""
