@@ -1,7 +1,7 @@
 """What the parts of DEQ-MPI are worth (the paper's Fig. 3): the method without each of them, side by side.
 
-Every model of `benchmarks.contestants.ablation_models` is trained at one measurement SNR from the same pre-trained
-networks, for about the same time on one core, and tested at 35 dB and at its own SNR.
+Every model of `benchmarks.contestants.ablation_models` is trained at one measurement SNR from the same
+pre-trained networks, for about the same time on one core, and tested at 35 dB and at its own SNR.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,8 @@ def run(quick: bool, output: Path) -> None:
         rows = benchmark.rows
         blocks = [
             "Mean pSNR in dB (Eq. 37) by training SNR. The models share their pre-trained start, their data "
-            "and about 4 minutes of training on one core each; see `benchmarks/contestants/ablation_models.py`. "
+            "and about 4 minutes of training on one core each; see "
+            "`benchmarks/contestants/ablation_models.py`. "
             f"`{AUTHORS}` were trained on the authors' scanner.",
             f"## Tested at {TEST_SNR:g} dB (Fig. 3)",
             markdown_table(by_training_snr(rows, TEST_SNR), COLUMNS),

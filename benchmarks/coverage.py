@@ -20,7 +20,7 @@ from benchmarks.contestants.contestant import as_shipped
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.image_matrix import Column, draw_matrix
+from benchmarks.pages.image_matrix import Column, draw_matrix
 from benchmarks.scans.drawn_phantoms import two_tubes, y_shape
 from benchmarks.scans.scans import (
     EXPERIMENT_SNR,

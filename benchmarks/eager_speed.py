@@ -81,7 +81,8 @@ def run(quick: bool, output: Path) -> None:
         blocks = [
             f"Single frames of {SNR:g} dB. The engine on one thread, eager PyTorch {torch.__version__} on "
             "one or two: the same algorithm, iterations and weights, on the whole system matrix "
-            "(`benchmarks/contestants/eager_torch.py`). `ratio` is that of the median times of the solve alone; "
+            "(`benchmarks/contestants/eager_torch.py`). `ratio` is that of the median times of the solve "
+            "alone; "
             "`ratio_frame` counts normalising the measurement, which both need, on both sides.",
             markdown_table(_summary(rows)),
             "![Times of the engine and of eager PyTorch](eager_speed.png)",

@@ -17,7 +17,7 @@ from benchmarks.contestants.deep_image_prior import TOO_SLOW, untrained
 from benchmarks.contestants.model_shelf import ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.image_matrix import Column, comparison, draw_matrix
+from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db
 

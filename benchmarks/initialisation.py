@@ -1,6 +1,7 @@
 """What the start of the two networks is worth (the ablation of Sec. V-A): DEQ-MPI trained from other starts.
 
-Trained and tested at 35 dB; the equilibrium training is the same for all (`benchmarks.contestants.ablation_models`).
+Trained and tested at 35 dB; the equilibrium training is the same for all
+(`benchmarks.contestants.ablation_models`).
 """
 
 import json

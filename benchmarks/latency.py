@@ -26,8 +26,8 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.footprint import allocated, growth, start_up
 from benchmarks.harness.latency_clock import Times, time_in_turn
 from benchmarks.harness.roofline import Rates, Stage, evaluation_stages, measure_rates
-from benchmarks.latency_pages import blocks, picture
-from benchmarks.latency_stages import stage_times
+from benchmarks.pages.latency_pages import blocks, picture
+from benchmarks.pages.latency_stages import stage_times
 from benchmarks.scans.moving_phantom import PHANTOMS, moving_phantom
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.bundle import load_bundle, shipped_bundle_path

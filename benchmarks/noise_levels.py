@@ -81,7 +81,8 @@ def run(quick: bool, output: Path) -> None:
         blocks = [
             f"Mean pSNR in dB over {count} frames of the test split per SNR. `{REFERENCE}` is the model that "
             f"ships, one for all. A `{SPECIALIST}` is the same pair of networks trained further at one SNR "
-            f"(`benchmarks/contestants/specialist_models.py`), an `{UNCONDITIONED}` model one with 12 features that does "
+            f"(`benchmarks/contestants/specialist_models.py`), an `{UNCONDITIONED}` model one with 12 "
+            "features that does "
             "not see the noise level, trained at one SNR (`benchmarks/contestants/ablation_models.py`). "
             f"`{FORMER_REFERENCE}`: unconditioned, 12 features, trained at 15 to 35 dB.",
             "## Every model where it was trained",

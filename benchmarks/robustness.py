@@ -15,7 +15,7 @@ from benchmarks.contestants.contestant import Contestant, as_shipped, fast, trai
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.robustness_pages import (
+from benchmarks.pages.robustness_pages import (
     CONCENTRATION,
     EMPTY,
     PHANTOMS,
@@ -24,7 +24,7 @@ from benchmarks.robustness_pages import (
     TRAINING_METHOD,
     blocks,
 )
-from benchmarks.robustness_pictures import IMAGE, gallery, losses
+from benchmarks.pages.robustness_pictures import IMAGE, gallery, losses
 from benchmarks.scans.perturbations import GAINS, GROUPS, UNPERTURBED, Perturbation, Trial
 from benchmarks.scans.scans import (
     SNRS,

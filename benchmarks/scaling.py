@@ -1,8 +1,9 @@
 """Time and memory of a frame against the size of grid and measurement, dense and with factors.
 
 Grids from 13 x 26 to 64 x 64 voxels for deq, whose networks are two-dimensional, and from 19^3 to 32^3 for
-methods that take volumes; 5000 to 30,000 rows. The operators are made up (`benchmarks.scans.scaled_operators`), as
-only their size matters. What a truncation costs in image quality is measured on the reference scanner.
+methods that take volumes; 5000 to 30,000 rows. The operators are made up
+(`benchmarks.scans.scaled_operators`), as only their size matters. What a truncation costs in image quality is
+measured on the reference scanner.
 """
 
 import json

@@ -22,7 +22,7 @@ from benchmarks.contestants.model_shelf import (
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.image_matrix import Column, comparison, draw_matrix
+from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import two_tubes
 from benchmarks.scans.scans import (
     EXPERIMENT_SNR,

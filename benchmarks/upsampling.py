@@ -19,7 +19,7 @@ from benchmarks.contestants.model_shelf import ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
-from benchmarks.image_matrix import Column, comparison, draw_matrix
+from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import y_shape
 from benchmarks.scans.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
 from engine.emulation import INTENSITY

@@ -20,8 +20,8 @@ from benchmarks.contestants.run_contestants import from_run
 from benchmarks.convergence import follow
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT
+from benchmarks.pages.width_pages import blocks, picture
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from benchmarks.width_pages import blocks, picture
 from engine.admm_step import AdmmStep
 from engine.bundle import MODELS as SHIPPED
 from engine.bundle import Bundle, load_bundle

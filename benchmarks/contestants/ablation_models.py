@@ -1,7 +1,7 @@
 """The models of the ablation studies (Figs. 3 and 4, Sec. V-A): which there are, and their training.
 
-`python -m benchmarks.contestants.ablation_models` trains whatever is missing, one run after the other on one core, and
-goes on where it was stopped. Run folders are `models/ablation/NAME`; of a finished run only the
+`python -m benchmarks.contestants.ablation_models` trains whatever is missing, one run after the other on one
+core, and goes on where it was stopped. Run folders are `models/ablation/NAME`; of a finished run only the
 configuration, the weights and a thinned log stay.
 
 All runs start from the networks after pre-training (`models/pretrain/weights.safetensors`; the variants

@@ -1,7 +1,7 @@
 """One model per measurement SNR, to compare the noise-conditioned one with, and their training.
 
-`python -m benchmarks.contestants.specialist_models` trains whatever is missing, one run after the other on one core, and
-goes on where it was stopped. Run folders are `models/specialists/SNR`.
+`python -m benchmarks.contestants.specialist_models` trains whatever is missing, one run after the other on
+one core, and goes on where it was stopped. Run folders are `models/specialists/SNR`.
 
 A specialist is the shipped model's own pair of networks trained further around one SNR, with the loss, the
 solver and the data of the shipped model's training. What it gains is therefore what a model for all SNRs

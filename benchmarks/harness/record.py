@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.atomic_write import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 RESULTS = "benchmarks/results"
 """The committed results, relative to the repository."""

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import latency, latency_pages, latency_stages
+from benchmarks import latency
 from benchmarks.contestants.contestant import latency_contestants
 from benchmarks.contestants.latency_contestants import Timed, baselines, best_eager, eager_solves, equilibria
 from benchmarks.harness import footprint, latency_clock, roofline
 from benchmarks.latency import ratios
+from benchmarks.pages import latency_pages, latency_stages
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 
 SINGLE = 3e-5

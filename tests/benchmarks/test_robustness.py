@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from benchmarks import robustness, robustness_pages
+from benchmarks import robustness
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
-from benchmarks.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
+from benchmarks.pages import robustness_pages
+from benchmarks.pages.robustness_pages import CONCENTRATION, EMPTY, PHANTOMS, TRAINING
 from benchmarks.scans.perturbations import GROUPS
 from benchmarks.scans.scans import SNRS, TRAIN_SNRS
 from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS

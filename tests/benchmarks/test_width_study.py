@@ -11,8 +11,8 @@ from torch import nn
 
 from benchmarks import width_study
 from benchmarks.contestants.network_timing import NetworkSize, Stopwatch, time_solves
+from benchmarks.pages.width_pages import choice, front, rdn_sizes
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
-from benchmarks.width_pages import choice, front, rdn_sizes
 from benchmarks.width_study import Network
 from engine.bundle import Bundle, default_bundle_path, load_bundle
 from engine.method_settings import MethodSettings

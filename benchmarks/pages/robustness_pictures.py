@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.image_matrix import Column, draw_matrix
-from benchmarks.robustness_pages import EMPTY, PICTURE_SNR, TRAINING
+from benchmarks.pages.image_matrix import Column, draw_matrix
+from benchmarks.pages.robustness_pages import EMPTY, PICTURE_SNR, TRAINING
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, reference_scan
 from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness.record import markdown_table
-from benchmarks.latency_stages import STAGES
+from benchmarks.pages.latency_stages import STAGES
 from benchmarks.quality_time import TABLE_III
 
 FRAME_MS = 21.54

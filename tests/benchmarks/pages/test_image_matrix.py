@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks.image_matrix import comparison, draw_matrix
+from benchmarks.pages.image_matrix import comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import (
     ARM_LENGTH,
     ARM_SPACING,

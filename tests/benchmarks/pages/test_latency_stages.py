@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks import latency_stages
-from benchmarks.latency_stages import STAGES, stage_times
+from benchmarks.pages import latency_stages
+from benchmarks.pages.latency_stages import STAGES, stage_times
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.denormals import IS_X86

@@ -1,0 +1,1 @@
+"""Tables and pictures of benchmarks that need more than a few lines for them."""
