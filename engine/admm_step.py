@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.bound_blocks import bind
 from engine.compiled import kernel
 from engine.errors import PairingError
@@ -13,7 +14,7 @@ from engine.lanes import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.products import Products, products_of
-from engine.protocols import Consistency, Float32Array, ImagePrior
+from engine.protocols import Consistency, ImagePrior
 from engine.solvers.planar_grid import require_one_slice
 
 IMAGES_AT_A_TIME = 8

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.errors import PairingError
-from engine.protocols import Float32Array
 
 BoundBlock = Callable[[], NDArray[Any]]
 """Runs a block on the arrays that it was bound to; what it returns is valid until the next call."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.operators import Operators
-from engine.protocols import Float32Array
 from engine.sessions import SessionTuning, open_session
 from engine.slot_iteration import START_SLOT, Evaluation
 from engine.solvers.planar_grid import require_one_slice

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
+from engine.arrays import Float32Array
 from engine.errors import ConfigError, PairingError
-from engine.protocols import Float32Array
 
 KIND = "deq-mpi-intervals"
 """Value of `kind` in every table of intervals."""

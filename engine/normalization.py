@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.errors import InputError, PairingError
 from engine.operators import Operators
-from engine.protocols import Float32Array
 
 TIKHONOV_PEAK = 0.95
 """Mean peak of the Tikhonov image of reference vessel phantoms of peak 1, 15 to 35 dB (0.92 to 0.97)."""

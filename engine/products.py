@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.arrays import Float32Array
 from engine.operators import Operators
-from engine.protocols import Float32Array
 
 
 class Products(Protocol):

@@ -2,10 +2,9 @@
 
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-Float32Array = NDArray[np.float32]
+from engine.arrays import Float32Array
 
 
 class ImagePrior(Protocol):

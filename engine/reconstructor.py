@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.blas_threads import single_blas_thread
 from engine.denormals import denormals_as_zero
 from engine.errors import ConfigError, NonFiniteError, PairingError
@@ -15,7 +16,6 @@ from engine.intervals import Interval, Intervals
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
-from engine.protocols import Float32Array
 from engine.report import FrameReport
 from engine.solution import Result, Solution, SolveStats
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver

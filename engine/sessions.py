@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.bound_blocks import BoundBlock
 from engine.bundle import Bundle
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.manifest import Shape
 from engine.onnxruntime_tensorrt import provider_options
-from engine.protocols import Consistency, Float32Array, ImagePrior
+from engine.protocols import Consistency, ImagePrior
 from engine.tensorrt_session import TensorRtSession, open_plan
 
 __all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.axis_ranges import ShapeRange
 from engine.bound_blocks import BoundBlock
 from engine.bundle import Bundle
 from engine.cuda_device import CudaDevice, DeviceBuffer
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
 from engine.plan_metadata import REBUILD, PlanMetadata, plan_path, read_plan
-from engine.protocols import Float32Array
 from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, reason
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.arrays import Float32Array
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.protocols import Float32Array
 
 IMAGE_WEIGHT = 30.0
 """Weight of ||x||^2 against the misfit in the update of the image, in units of the noise variance: the best

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.arrays import Float32Array
 from engine.errors import InputError, NonFiniteError
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.protocols import Float32Array
 from engine.solution import Result, Solution, SolveStats
 from engine.toml_settings import require
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.admm_step import AdmmStep
+from engine.arrays import Float32Array
 from engine.blas_threads import single_blas_thread
 from engine.bundle import Bundle
 from engine.denormals import denormals_as_zero
@@ -15,7 +16,6 @@ from engine.fixed_point import FixedPointConfig, FixedPointSolver
 from engine.normalization import normalize
 from engine.operators import Operators
 from engine.products import Products, products_of
-from engine.protocols import Float32Array
 from engine.sessions import OnnxConsistency, OnnxPrior
 
 STAGES = ("start", "rdn", "lc", "products", "step_rest", "anderson")

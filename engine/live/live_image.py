@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from engine.arrays import Float32Array
 from engine.intervals import Interval
 from engine.mpi.grid import Grid
-from engine.protocols import Float32Array
 from engine.report import FrameReport
 
 

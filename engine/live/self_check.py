@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from engine.arrays import Float32Array
 from engine.errors import LiveError
 from engine.operators import Operators
-from engine.protocols import Float32Array
 from engine.reconstructor import Reconstructor
 
 CHECK_SNR_DB = 25.0

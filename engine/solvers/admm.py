@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.protocols import Float32Array, ImagePrior
+from engine.protocols import ImagePrior
 from engine.solution import Solution
 from engine.solvers.ball_step import BallStep
 from engine.solvers.plain_iteration import iterate_plain

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.errors import PairingError
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.protocols import Float32Array, ImagePrior
+from engine.protocols import ImagePrior
 
 TINY_NORM = float(np.finfo(np.float32).tiny)
 """Keeps the projection defined where A x - d0 is y itself."""

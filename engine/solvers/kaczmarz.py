@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.compiled import kernel
 from engine.errors import ConfigError
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.protocols import Float32Array
 from engine.solution import Result, Solution
 from engine.solvers.plain_iteration import iterate_plain
 from engine.solvers.weighted_frames import (

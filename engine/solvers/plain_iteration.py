@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import Float32Array
 from engine.errors import NonFiniteError
-from engine.protocols import Float32Array
 from engine.safeguard import TINY_NORM
 
 FramesStep = Callable[[Float32Array, Float32Array], None]

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from engine.arrays import Float32Array
 from engine.errors import ConfigError
 from engine.normalization import NormalizedMeasurement
-from engine.protocols import Float32Array
 from engine.solution import Result, Solution, SolveStats
 from engine.weights import WEIGHT_NAMES, MethodWeights
 
