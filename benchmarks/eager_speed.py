@@ -31,7 +31,7 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.quality_time import TABLE_III
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.blas_threads import single_blas_thread
+from engine.machine.arithmetic import single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.normalization import normalize

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.bound_blocks import bind
-from engine.compiled import kernel
 from engine.errors import PairingError
-from engine.lanes import Lanes, OneLane
+from engine.machine.compiled import kernel
+from engine.machine.two_cores import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.products import Products, products_of

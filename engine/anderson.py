@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compiled import kernel
+from engine.machine.compiled import kernel
 
 SMALLEST_PIVOT = 1e-15
 """Relative to the mean squared residual: keeps the weights finite where rounding leaves nothing else."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atomic_write import atomic_path
 from engine.calibration import calibrate
+from engine.machine.atomic_write import atomic_path
 from engine.measurement import measurement_rows
 from engine.methods import open_method
 from engine.mpi.grid import Grid

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.anderson import AndersonHistory, residual_norms
-from engine.available_memory import require_memory
 from engine.fixed_point_config import FixedPointConfig
+from engine.machine.memory import require_memory
 from engine.safeguard import Safeguard
 from engine.solution import Solution
 

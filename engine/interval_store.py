@@ -4,10 +4,10 @@ import hashlib
 import json
 from dataclasses import replace
 
-from engine.atomic_write import atomic_path
 from engine.bundle import MANIFEST, Bundle, load_bundle
 from engine.errors import BundleError, PairingError
 from engine.intervals import Intervals
+from engine.machine.atomic_write import atomic_path
 from engine.manifest import IntervalsEntry, Manifest
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of

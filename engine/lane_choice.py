@@ -8,8 +8,7 @@ import numpy as np
 
 from engine.admm_step import AdmmStep
 from engine.errors import ConfigError
-from engine.lanes import Lanes, OneLane, TwoLanes
-from engine.method_settings import Threads
+from engine.machine.two_cores import Lanes, OneLane, Threads, TwoLanes
 
 TRIALS = 15
 """Evaluations timed of each kind, in turn; the machine may be busy, so the fastest of them is compared."""

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import ConfigError
-
-Threads = int | Literal["auto"]
-"""A number of cores, or whichever measures faster."""
+from engine.machine.two_cores import Threads
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,8 @@ def _tolerance(settings: MethodSettings) -> dict[str, float]:
 
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.admm_step import AdmmStep
-    from engine.blas_threads import single_blas_thread
     from engine.lane_choice import choose_lanes
+    from engine.machine.arithmetic import single_blas_thread
     from engine.sessions import OnnxConsistency, OnnxPrior
     from engine.solvers.equilibrium import Equilibrium
     from engine.solvers.equilibrium_sequence import EquilibriumSequence

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 
 from engine.axis_ranges import REFERENCE_LENGTHS, Lengths, axis_ranges, shape_range
-from engine.cache_folder import cache_folder
+from engine.machine.cache_folder import cache_folder
 from engine.manifest import Shape
 
 PURPOSE = "onnxruntime-tensorrt"

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engine.atomic_write import atomic_path
 from engine.errors import MdfError, OperatorsError
+from engine.machine.atomic_write import atomic_path
 from engine.mpi.grid import Grid
 from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.blas_threads import single_blas_thread
-from engine.denormals import denormals_as_zero
 from engine.errors import ConfigError, NonFiniteError, PairingError
 from engine.intervals import Interval, Intervals
+from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators

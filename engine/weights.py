@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from engine.atomic_write import atomic_path
 from engine.errors import ConfigError
+from engine.machine.atomic_write import atomic_path
 
 KIND = "deq-mpi-weights"
 """Value of `kind` in every weights file."""

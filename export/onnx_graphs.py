@@ -19,8 +19,8 @@ from onnx import checker, shape_inference
 from torch import nn
 from torch.export import Dim
 
-from engine.atomic_write import atomic_path
 from engine.errors import NonFiniteError
+from engine.machine.atomic_write import atomic_path
 from engine.manifest import NOISE_INPUT
 from export.errors import ExportError
 

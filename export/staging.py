@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.atomic_write import atomic_directory
 from engine.bundle import MANIFEST
 from engine.errors import BundleError, InputError
 from engine.interval_store import INTERVALS
+from engine.machine.atomic_write import atomic_directory
 from engine.manifest import KIND, NETWORKS
 
 STEP_FILE = "step.onnx"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.atomic_write import atomic_path
 from engine.errors import InputError
+from engine.machine.atomic_write import atomic_path
 
 
 @dataclass(frozen=True)

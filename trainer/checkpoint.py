@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from engine.atomic_write import atomic_path
 from engine.errors import InputError
+from engine.machine.atomic_write import atomic_path
 from trainer.architecture import differences
 from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolved_toml
 from trainer.consistency import BallProjection, LearnedConsistency

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
 from benchmarks.harness.record import ROOT
-from engine.blas_threads import single_blas_thread
 from engine.bundle import load_bundle, shipped_bundle_path
+from engine.machine.arithmetic import single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method
 from engine.normalization import normalize

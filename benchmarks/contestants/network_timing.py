@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from engine.blas_threads import single_blas_thread
 from engine.bundle import Bundle
+from engine.machine.arithmetic import single_blas_thread
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession

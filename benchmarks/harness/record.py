@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.atomic_write import atomic_path
+from engine.machine.atomic_write import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 

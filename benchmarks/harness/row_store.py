@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.record import commit
-from engine.atomic_write import atomic_path
+from engine.machine.atomic_write import atomic_path
 
 FOLDER = ".partial"
 """Folder of the unfinished benchmarks, inside the output folder."""

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.harness.record import ROOT
-from engine.atomic_write import atomic_path
 from engine.errors import DeqMpiError
+from engine.machine.atomic_write import atomic_path
 from trainer.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE
 from trainer.config import DataConfig, TrainConfig
 from trainer.fit import fit

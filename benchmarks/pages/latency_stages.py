@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
-from engine.blas_threads import single_blas_thread
 from engine.bundle import Bundle
-from engine.denormals import denormals_as_zero
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.normalization import normalize
 from engine.operators import Operators
 from engine.products import Products, products_of

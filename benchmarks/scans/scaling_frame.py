@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.blas_threads import single_blas_thread
+from engine.machine.arithmetic import single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.normalization import NormalizedMeasurement, normalize

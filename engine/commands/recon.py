@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from engine.atomic_write import atomic_path
 from engine.commands.frames import FrameSelection, frame_list, parse_frames
 from engine.commands.outputs import require_distinct_files
 from engine.commands.recon_follow import follow_measurement, write_reports
@@ -18,6 +17,7 @@ from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
 from engine.interval_store import require_intervals, stored_intervals
 from engine.intervals import Intervals
+from engine.machine.atomic_write import atomic_path
 from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of, open_method

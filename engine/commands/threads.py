@@ -2,7 +2,7 @@
 
 import click
 
-from engine.method_settings import Threads
+from engine.machine.two_cores import Threads
 
 
 def parse_threads(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Threads | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from engine.atomic_write import atomic_path
 from engine.calibration import system_matrix_from_mdf
 from engine.commands.levels import parse_levels
 from engine.commands.outputs import require_distinct_files
 from engine.emulation import Scan, emulate_scan, scan_of
+from engine.machine.atomic_write import atomic_path
 from engine.mpi.scanner import PRESETS
 from engine.tuning import TUNABLE, tune
 from engine.tuning_report import tuning_report

@@ -18,9 +18,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from engine.atomic_write import atomic_path
 from engine.errors import RecordingError
 from engine.live.growing_file import METADATA_BYTES
+from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf_recording_mark import COUNT, LENGTHS, MARK, is_unfinished
 from engine.mpi.mdf_safety import check_source
 from engine.mpi.mdf_values import damage_reported

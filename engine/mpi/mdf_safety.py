@@ -7,8 +7,8 @@ in MDF, and files come from others.
 
 import h5py
 
-from engine.available_memory import available_bytes
 from engine.errors import MdfError
+from engine.machine.memory import available_bytes
 from engine.mpi.mdf_text_heap import check_texts
 from engine.mpi.mdf_values import damage_reported
 

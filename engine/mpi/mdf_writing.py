@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atomic_write import atomic_path
 from engine.errors import MdfError
+from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf_checks import check_mdf
 from engine.mpi.mdf_fields import Field, Kind, walk
 from engine.mpi.mdf_model import MDF_VERSION, MdfFile

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atomic_write import atomic_path
 from engine.errors import InputError
+from engine.machine.atomic_write import atomic_path
 from engine.mpi.grid import Grid
 
 KIND = "deq-mpi-truth"

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.admm_step import AdmmStep
 from engine.fixed_point import FixedPointConfig, FixedPointSolver
-from engine.lanes import Lanes, OneLane
+from engine.machine.two_cores import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior

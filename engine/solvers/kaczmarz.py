@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.compiled import kernel
 from engine.errors import ConfigError
+from engine.machine.compiled import kernel
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.solution import Result, Solution

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compiled import kernel
+from engine.machine.compiled import kernel
 
 CHECK_EVERY = 5
 """Iterations between two computations of the duality gap, which costs most of an iteration."""

@@ -8,7 +8,7 @@ import pytest
 from engine.admm_step import AdmmStep
 from engine.calibration import make_operators
 from engine.errors import PairingError
-from engine.lanes import Lanes, OneLane, TwoLanes
+from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.operators import DenseMatrices, Operators, RowLayout
 

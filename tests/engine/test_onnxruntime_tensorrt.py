@@ -4,8 +4,8 @@ import onnxruntime
 import pytest
 
 from engine.bundle import load_bundle
-from engine.cache_folder import cache_folder
 from engine.errors import ProviderError
+from engine.machine.cache_folder import cache_folder
 from engine.onnxruntime_tensorrt import provider_options
 from engine.sessions import OnnxConsistency
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from engine.lanes import OneLane, TwoLanes, _Job
+from engine.machine.two_cores import OneLane, TwoLanes, _Job
 
 PATIENCE = 10.0
 """Seconds after which a thread that should have come is given up."""

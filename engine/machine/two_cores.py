@@ -9,10 +9,13 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Literal, Protocol
 from weakref import finalize
 
-from engine.denormals import denormals_as_zero
+from engine.machine.arithmetic import denormals_as_zero
+
+Threads = int | Literal["auto"]
+"""A number of cores, or whichever measures faster."""
 
 Task = Callable[[], None]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.compiled import kernel
+from engine.machine.compiled import kernel
 
 SUM_TOLERANCE = 1e-6  # float32 sums of ten numbers of order one, in any order
 

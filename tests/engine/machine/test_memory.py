@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from engine import available_memory
-from engine.available_memory import available_bytes, require_memory
 from engine.calibration import make_operators
 from engine.errors import ConfigError
+from engine.machine import memory as available_memory
+from engine.machine.memory import available_bytes, require_memory
 from engine.normalization import normalize
 from engine.solvers.equilibrium import Equilibrium
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from engine.denormals import IS_X86, denormals_as_zero
-from engine.lanes import TwoLanes
+from engine.machine.arithmetic import IS_X86, denormals_as_zero
+from engine.machine.two_cores import TwoLanes
 
 DENORMAL = np.full(4, 1e-40, np.float32)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.atomic_write import atomic_directory, atomic_path
 from engine.errors import InputError
+from engine.machine.atomic_write import atomic_directory, atomic_path
 
 
 class InterruptedWriteError(Exception):

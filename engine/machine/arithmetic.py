@@ -7,14 +7,16 @@ opens the first session of a process, and stays on there for everything else tha
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from threadpoolctl import ThreadpoolController
 
-from engine.compiled import kernel
+from engine.machine.compiled import kernel
 
 IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64", "i686")
 """Elsewhere nothing is switched: on ARM denormals cost little."""
@@ -78,3 +80,14 @@ if IS_X86:
     @kernel("void(uint32)")
     def _write_control(value: Any) -> None:
         _ldmxcsr(value)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through the loaded libraries, about a millisecond
+
+
+def single_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which BLAS uses one thread, in the whole process while it is open."""
+    limit: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
+    return limit

@@ -1,0 +1,1 @@
+"""The machine under the mathematics: files, memory, cores, compiled code."""
