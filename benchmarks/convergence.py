@@ -23,7 +23,7 @@ from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, referen
 from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
 from engine.bundle import Bundle, load_bundle
-from engine.fixed_point import FixedPointConfig, FixedPointSolver, FramesStep
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, FramesStep
 from engine.mpi.metrics import psnr_db
 from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators

@@ -21,7 +21,7 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
 from benchmarks.scans.scans import GRADIENTS, TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.errors import InputError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.equilibrium import EquilibriumModel

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from engine.errors import LiveError, MessageError
+from engine.fixed_point.solution import Result
 from engine.live.counters import Counters
 from engine.live.frame_socket import FrameSocket
 from engine.live.image_socket import ImageSocket
@@ -26,7 +27,6 @@ from engine.live.messages import IMAGE_TOPIC, decode_image, encode_frame, encode
 from engine.live.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
-from engine.solution import Result
 
 RATES = (46.4, 185.6)
 """Frames per second: the scanner's, and four times as many."""

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from engine.calibration import calibrate
     from engine.calibration_config import CalibrationConfig
     from engine.errors import DeqMpiError, InputError
-    from engine.fixed_point import FixedPointConfig, solve_fixed_point
+    from engine.fixed_point.solution import Result, Solution, SolveStats
+    from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
     from engine.live.counters import Counters
     from engine.live.live_image import LiveImage, LiveReport
     from engine.live.live_reconstructor import LiveReconstructor
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from engine.operators_file import load_operators, save_operators
     from engine.reconstructor import Reconstruction, Reconstructor
     from engine.report import FrameReport
-    from engine.solution import Result, Solution, SolveStats
     from engine.weights import MethodWeights, SnrCurve, load_weights, save_weights
 
 __all__ = [
@@ -78,8 +78,8 @@ _MODULES = {
     "CalibrationConfig": "engine.calibration_config",
     "DeqMpiError": "engine.errors",
     "InputError": "engine.errors",
-    "FixedPointConfig": "engine.fixed_point",
-    "solve_fixed_point": "engine.fixed_point",
+    "FixedPointConfig": "engine.fixed_point.solve",
+    "solve_fixed_point": "engine.fixed_point.solve",
     "Counters": "engine.live.counters",
     "LiveImage": "engine.live.live_image",
     "LiveReport": "engine.live.live_image",
@@ -101,9 +101,9 @@ _MODULES = {
     "Reconstruction": "engine.reconstructor",
     "Reconstructor": "engine.reconstructor",
     "FrameReport": "engine.report",
-    "Result": "engine.solution",
-    "Solution": "engine.solution",
-    "SolveStats": "engine.solution",
+    "Result": "engine.fixed_point.solution",
+    "Solution": "engine.fixed_point.solution",
+    "SolveStats": "engine.fixed_point.solution",
     "MethodWeights": "engine.weights",
     "SnrCurve": "engine.weights",
     "load_weights": "engine.weights",

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engine.errors import BundleError, ConfigError
-from engine.fixed_point_config import FixedPointConfig
+from engine.fixed_point.config import FixedPointConfig
 from engine.intervals import Intervals
 from engine.manifest import NETWORKS, Conventions, Manifest, Network
 

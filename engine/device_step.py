@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from engine.arrays import Float32Array
 from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
+from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.operators import Operators
 from engine.sessions import SessionTuning, open_session
-from engine.slot_iteration import START_SLOT, Evaluation
 from engine.solvers.planar_grid import require_one_slice
 
 DEVICES = ("cpu", "cuda")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from engine.errors import BundleError, ConfigError
-from engine.fixed_point_config import FixedPointConfig
+from engine.fixed_point.config import FixedPointConfig
 from engine.operators import SPECTRAL_NORM
 
 KIND = "deq-mpi-bundle"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from engine.axis_ranges import axis_lengths
 from engine.bundle import Bundle, load_bundle
 from engine.errors import ConfigError
-from engine.fixed_point_config import FixedPointConfig
+from engine.fixed_point.config import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.operators import Operators
 from engine.solvers.frame_solver import FrameSolver

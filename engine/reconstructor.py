@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.errors import ConfigError, NonFiniteError, PairingError
+from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.intervals import Interval, Intervals
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators import Operators
 from engine.report import FrameReport
-from engine.solution import Result, Solution, SolveStats
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver
 
 BATCH = 32

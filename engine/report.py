@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.solution import Result
+from engine.fixed_point.solution import Result
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration import calibrate
 from engine.errors import ConfigError, InputError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators import Operators
 from engine.operators_file import save_operators

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.bundle import Bundle
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior
 from engine.sessions import OnnxConsistency, OnnxPrior

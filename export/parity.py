@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.protocols import Consistency, ImagePrior
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.solvers.frame_solver import FrameSolver

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from engine.admm_step import AdmmStep
 from engine.device_step import DeviceStep
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.safeguard import TINY_NORM
+from engine.fixed_point.solve import FixedPointConfig
+from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.normalization import noise_bound, normalize
 from engine.reconstructor import Reconstructor
-from engine.safeguard import TINY_NORM
-from engine.slot_iteration import START_SLOT, Evaluation
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium
 from export.errors import ExportError, ParityError

@@ -19,7 +19,8 @@ import trainer.divergence
 import trainer.interruption
 import trainer.processes
 from engine.factorisation import DEFAULT_RANK_SHARE
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.safeguard import GROWTH_LIMIT, TINY_NORM
+from engine.fixed_point.solve import FixedPointConfig
 from engine.live.counters import DropReason
 from engine.live.live_config import LiveConfig, load_live_config
 from engine.live.live_image import Flag
@@ -28,7 +29,6 @@ from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.operators import SPECTRAL_NORM, START_DAMPING
 from engine.operators_file import FIELDS
 from engine.report import FrameReport
-from engine.safeguard import GROWTH_LIMIT, TINY_NORM
 from trainer.config import StageConfig, TrainConfig, parse_config
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Safeguarded Anderson iteration for a batch of fixed points, the torch twin of `engine.fixed_point`.
+"""Safeguarded Anderson iteration for a batch of fixed points, the torch twin of `engine.fixed_point.solve`.
 
 Every sample has its own residual, history, safeguard and end; a sample that has converged leaves the batch,
 so that its value is frozen and costs nothing more.
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import NonFiniteError
-from engine.fixed_point import FixedPointConfig
-from engine.safeguard import GROWTH_LIMIT, TINY_NORM
+from engine.fixed_point.safeguard import GROWTH_LIMIT, TINY_NORM
+from engine.fixed_point.solve import FixedPointConfig
 
 
 class BatchMap(Protocol):
@@ -185,7 +185,7 @@ class _Samples:
 def solve_batch(step: BatchMap, start: Tensor, config: FixedPointConfig) -> BatchSolution:
     """Find z = f(z) for every sample of a batch; no gradient is recorded.
 
-    Rules and constants are those of `engine.fixed_point.solve_fixed_point`, sample by sample.
+    Rules and constants are those of `engine.fixed_point.solve.solve_fixed_point`, sample by sample.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.toml_settings import from_table, require, to_toml
 
 Precision = Literal["float32", "bfloat16"]

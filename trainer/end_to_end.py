@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
 from trainer.noise import Measurement

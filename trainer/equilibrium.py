@@ -6,7 +6,7 @@ How to differentiate is a function handed in (`trainer.gradients`), apart from h
 import torch
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.anderson import BatchSolution, solve_batch
 from trainer.consistency import BallProjection, LearnedConsistency

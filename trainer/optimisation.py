@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from engine.errors import ConfigError, NonFiniteError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import (
     BEST_WEIGHTS,

@@ -7,7 +7,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
 from trainer.consistency import LearnedConsistency
 from trainer.equilibrium import EquilibriumModel

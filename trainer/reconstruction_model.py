@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.consistency import LearnedConsistency
 from trainer.gradients import GradientStrategy

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
 from trainer.noise import as_measurement, normalise_intensity

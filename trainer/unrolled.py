@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.consistency import BallProjection
 from trainer.gradients import GradientStrategy

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db, ssim_global
 from trainer.anderson import BatchSolution
 from trainer.linear_operators import TorchOperators

@@ -17,7 +17,7 @@ import click
 
 from benchmarks.harness import training_runs
 from benchmarks.harness.record import ROOT
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import (
     DataConfig,
     FitConfig,

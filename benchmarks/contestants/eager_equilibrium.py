@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.safeguard import TINY_NORM
+from engine.fixed_point.solve import FixedPointConfig
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.safeguard import TINY_NORM
 
 
 class EagerEquilibrium:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
-from engine.safeguard import TINY_NORM
+from engine.fixed_point.safeguard import TINY_NORM
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.config import StageConfig, TrainConfig
 from trainer.equilibrium import EquilibriumModel

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
 from engine.bundle import Bundle
-from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.normalization import normalize
 from engine.operators import Operators

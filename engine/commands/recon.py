@@ -15,6 +15,7 @@ from engine.commands.outputs import require_distinct_files
 from engine.commands.recon_follow import follow_measurement, write_reports
 from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
+from engine.fixed_point.solution import Result
 from engine.interval_store import require_intervals, stored_intervals
 from engine.intervals import Intervals
 from engine.machine.atomic_write import atomic_path
@@ -29,7 +30,6 @@ from engine.operators_file import load_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport
 from engine.sessions import PROVIDER_NAMES
-from engine.solution import Result
 from engine.solvers.frame_solver import FrameSolver
 
 if TYPE_CHECKING:

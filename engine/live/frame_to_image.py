@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.fixed_point.solution import Result
 from engine.live.frame_rows import FrameRows, saturated_channels, spectra_of
 from engine.live.live_image import BackgroundState, Flag
 from engine.live.loop_config import LoopConfig
@@ -15,7 +16,6 @@ from engine.live.running_background import RunningBackground
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
 from engine.operators import Operators
 from engine.reconstructor import Reconstruction, Reconstructor
-from engine.solution import Result
 
 
 @dataclass(frozen=True)

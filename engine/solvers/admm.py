@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
+from engine.fixed_point.plain_iteration import iterate_plain
+from engine.fixed_point.solution import Solution
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import ImagePrior
-from engine.solution import Solution
 from engine.solvers.ball_step import BallStep
-from engine.solvers.plain_iteration import iterate_plain
 from engine.solvers.planar_grid import require_one_slice
 from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
 from engine.solvers.weighted_frames import (

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.fixed_point.safeguard import TINY_NORM
+from engine.fixed_point.solution import Solution
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.safeguard import TINY_NORM
-from engine.solution import Solution
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from engine.errors import NonFiniteError
+from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
 from engine.protocols import ImagePrior
-from engine.solution import Result, Solution, SolveStats
 from engine.solvers.planar_grid import require_one_slice
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from engine.admm_step import AdmmStep
-from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.fixed_point.solution import Solution
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior
-from engine.solution import Solution
 
 
 class Equilibrium:

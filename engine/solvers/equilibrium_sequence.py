@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from engine.admm_step import AdmmStep
-from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.fixed_point.solution import Solution
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
 from engine.protocols import Consistency, ImagePrior
-from engine.solution import Solution
 from engine.warm_start import LastFrame, is_same_scene, warm_start
 
 WARM_SHARE = 0.4

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from engine.fixed_point.solution import Solution
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.solution import Solution
 
 
 class FrameSolver(Protocol):

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.errors import ConfigError
+from engine.fixed_point.plain_iteration import iterate_plain
+from engine.fixed_point.solution import Result, Solution
 from engine.machine.compiled import kernel
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.solution import Result, Solution
-from engine.solvers.plain_iteration import iterate_plain
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.normalization import NormalizedMeasurement
 from engine.operators import Operators
-from engine.solution import Result, Solution, SolveStats
 
 
 class LeastSquares:

@@ -8,11 +8,11 @@ import numpy as np
 from engine.bundle import Bundle
 from engine.device_step import DeviceStep
 from engine.errors import BundleError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solution import Solution
+from engine.fixed_point.solve import FixedPointConfig
+from engine.fixed_point.solve_in_slots import slots_needed, solve_in_slots
 from engine.normalization import NormalizedMeasurement, noise_bound
 from engine.operators import Operators
-from engine.slot_iteration import slots_needed, solve_in_slots
-from engine.solution import Solution
 
 
 class ResidentEquilibrium:

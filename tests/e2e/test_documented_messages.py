@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.fixed_point.solution import Result
 from engine.live.counters import Counters
 from engine.live.frame_socket import FrameSocket
 from engine.live.image_socket import ImageSocket
@@ -17,7 +18,6 @@ from engine.live.messages import encode_image
 from engine.live.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
-from engine.solution import Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 

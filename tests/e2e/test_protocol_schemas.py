@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from engine.errors import MessageError
+from engine.fixed_point.solution import Result
 from engine.intervals import Interval
 from engine.live.counters import Counters, DropReason
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
@@ -27,7 +28,6 @@ from engine.live.raw_frame import RawFrame
 from engine.live.service_state import Phase, ServiceState
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
-from engine.solution import Result
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.bundle import Manifest, default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"

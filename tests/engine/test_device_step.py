@@ -17,9 +17,9 @@ from engine.calibration import make_operators
 from engine.device_step import SLOT_ROWS, DeviceStep
 from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
+from engine.fixed_point.solve_in_slots import START_SLOT
 from engine.mpi.grid import Grid
 from engine.sessions import OnnxConsistency, OnnxPrior
-from engine.slot_iteration import START_SLOT
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "step-bundle"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.calibration import make_operators
 from engine.errors import PairingError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.normalization import NormalizedMeasurement, normalize

@@ -10,13 +10,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from engine.calibration import make_operators
 from engine.errors import InputError, NonFiniteError, PairingError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
 from engine.operators import Operators
 from engine.reconstructor import BATCH, Reconstructor
-from engine.solution import Result
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 

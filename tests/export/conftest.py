@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from engine.bundle import Bundle, load_bundle
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf_factory import new_acquisition, new_calibration_file, new_sine_drive

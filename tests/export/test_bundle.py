@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.bundle import load_bundle
 from engine.errors import BundleError, InputError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium

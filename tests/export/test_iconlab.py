@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from export.errors import CheckpointError, ParityError
 from export.iconlab import ReleasedConsistency, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import LearnedBlocks

@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from engine.bundle import load_bundle
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.manifest import NETWORKS
 from export.errors import ExportError
 from export.learned_blocks import LearnedBlocks, as_callable, open_solver

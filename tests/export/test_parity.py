@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from export.errors import ParityError
 from export.learned_blocks import LearnedBlocks
 from export.parity import (

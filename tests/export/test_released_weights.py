@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.admm_step import AdmmStep
 from engine.bundle import Bundle, load_bundle
-from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout

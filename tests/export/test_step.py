@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from engine.bundle import load_bundle
 from engine.errors import BundleError, NonFiniteError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium

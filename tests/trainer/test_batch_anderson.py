@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import NonFiniteError
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from trainer.anderson import solve_batch
 
 TIGHT = FixedPointConfig(tolerance=1e-10, max_iterations=300)

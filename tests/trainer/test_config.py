@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import StageConfig, TrainConfig, load_config, parse_config, resolved_toml
 
 MINIMAL = 'name = "run"\n[data]\nsystem_matrix = "reference-0.5"\n'

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.anderson import BatchSolution, solve_batch
 from trainer.equilibrium import EquilibriumModel

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import trainer.evaluate
 import trainer.fit
 from engine.errors import InputError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from trainer.cli import main
 from trainer.config import resolved_toml

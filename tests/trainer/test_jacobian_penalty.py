@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.equilibrium import EquilibriumModel
 from trainer.jacobian_penalty import radius_penalty
 from trainer.linear_operators import TorchOperators

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.admm_step import AdmmStep as EngineStep
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.checkpoint import build_model, load_model, load_networks, load_state
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig

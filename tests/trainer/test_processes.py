@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.batch_shares import share_batches
 from trainer.checkpoint import build_model, load_state
 from trainer.fit import fit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
 from trainer.noise import as_measurement, normalise_intensity

@@ -10,7 +10,7 @@ from benchmarks.contestants.contestant import contestant as module
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.scans.scans import reference_scan
-from engine.solution import Result
+from engine.fixed_point.solution import Result
 
 
 @pytest.mark.parametrize(

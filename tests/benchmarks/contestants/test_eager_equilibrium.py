@@ -11,7 +11,7 @@ from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
 from benchmarks.contestants.latency_contestants import REFERENCE_RUN
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.normalization import NormalizedMeasurement, normalize

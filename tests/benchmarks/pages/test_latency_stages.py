@@ -13,7 +13,7 @@ from benchmarks.pages import latency_stages
 from benchmarks.pages.latency_stages import STAGES, stage_times
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.arithmetic import IS_X86
 from engine.operators import Operators
 from engine.products import DenseProducts

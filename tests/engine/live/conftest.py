@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.calibration import CalibrationConfig, calibrate
+from engine.fixed_point.solution import Result
 from engine.intervals import Interval
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.raw_frame import RawFrame
@@ -20,7 +21,6 @@ from engine.mpi.mdf import write_mdf
 from engine.operators import Acquisition
 from engine.reconstructor import Reconstructor
 from engine.report import FrameReport
-from engine.solution import Result
 from engine.solvers.least_squares import LeastSquares
 from tests.engine.live.fake_service import FakeService
 

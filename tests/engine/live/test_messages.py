@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine.errors import MessageError
+from engine.fixed_point.solution import Result
 from engine.intervals import Interval
 from engine.live import messages
 from engine.live.counters import Counters
@@ -31,7 +32,6 @@ from engine.live.raw_frame import RawFrame
 from engine.live.strict_json import MAX_BRACKETS, MAX_HEADER
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
-from engine.solution import Result
 
 STRUCT_CODES = {
     "complex64": "2f",

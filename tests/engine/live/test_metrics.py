@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from engine.fixed_point.solution import Result
 from engine.live.counters import Counters, DropReason, Ledger
 from engine.live.live_image import BackgroundState, LiveReport
 from engine.live.messages import REASONS
 from engine.live.service_state import ServiceState
 from engine.report import FrameReport
-from engine.solution import Result
 
 pytest.importorskip("prometheus_client")
 

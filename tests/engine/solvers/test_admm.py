@@ -8,9 +8,9 @@ import pytest
 
 from engine.errors import ConfigError, PairingError
 from engine.factorisation import make_operators
+from engine.fixed_point.solution import Result
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
-from engine.solution import Result
 from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
 from engine.weights import MethodWeights, SnrCurve
 

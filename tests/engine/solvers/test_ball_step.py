@@ -6,7 +6,7 @@ import pytest
 from engine.admm_step import AdmmStep
 from engine.errors import PairingError
 from engine.factorisation import make_operators
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
+from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.mpi.grid import Grid
 from engine.solvers.ball_step import BallStep
 

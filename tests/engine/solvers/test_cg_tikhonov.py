@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import cg
 
 from engine.errors import ConfigError
-from engine.solution import Result
+from engine.fixed_point.solution import Result
 from engine.solvers.cg_tikhonov import CgTikhonov, conjugate_gradients
 from engine.weights import MethodWeights, SnrCurve
 

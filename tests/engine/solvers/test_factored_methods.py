@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.factorisation import make_factored_operators, make_operators
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
 from engine.operators import SPECTRAL_NORM

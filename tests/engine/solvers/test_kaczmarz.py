@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from engine.errors import ConfigError, NonFiniteError
-from engine.solution import Result
+from engine.fixed_point.solution import Result
 from engine.solvers.kaczmarz import FRAMES_TOGETHER, LANES, Kaczmarz, row_orders, sweep_rows
 from engine.weights import MethodWeights, SnrCurve
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, NonFiniteError, PairingError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
-from engine.solution import Result
 from engine.solvers.ball_equilibrium import BallEquilibrium
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium

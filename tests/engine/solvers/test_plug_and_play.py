@@ -8,8 +8,8 @@ from scipy.optimize import brentq
 
 from engine.bundle import load_bundle
 from engine.errors import ConfigError, NonFiniteError
+from engine.fixed_point.solution import Result
 from engine.sessions import OnnxPrior
-from engine.solution import Result
 from engine.solvers.plug_and_play import PlugAndPlay
 from engine.weights import MethodWeights, SnrCurve
 

@@ -9,11 +9,11 @@ import pytest
 
 from engine.bundle import load_bundle
 from engine.errors import BundleError, NonFiniteError, PairingError, ProviderError
-from engine.fixed_point import FixedPointConfig
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.sessions import OnnxConsistency, OnnxPrior
-from engine.solution import Result
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from engine.errors import NonFiniteError
-from engine.fixed_point_config import FixedPointConfig
-from engine.solution import Result, SolveStats
+from engine.fixed_point.config import FixedPointConfig
+from engine.fixed_point.solution import Result, SolveStats
 
 GROWTH_LIMIT = 2.0
 """An accelerated point whose residual exceeds this many times the best one is rejected."""

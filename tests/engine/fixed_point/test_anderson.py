@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.anderson import AndersonHistory
+from engine.fixed_point.anderson import AndersonHistory
 
 NO_REGULARIZATION = 1e-14
 """Small enough to be invisible next to the tolerances, large enough to keep the system positive."""

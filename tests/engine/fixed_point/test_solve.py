@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError, NonFiniteError
-from engine.fixed_point import FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
-from engine.safeguard import GROWTH_LIMIT
-from engine.solution import Result
+from engine.fixed_point.safeguard import GROWTH_LIMIT
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
 
 Array = NDArray[np.floating]
 

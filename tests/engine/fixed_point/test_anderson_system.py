@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.anderson import AndersonHistory
-from engine.anderson_system import AndersonSystem
+from engine.fixed_point.anderson import AndersonHistory, AndersonSystem
 
 WEIGHT_TOLERANCE = 1e-7
 """Absolute: the same 5 x 5 system with its unknowns in another order; lambda bounds its condition by 5e4."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.errors import NonFiniteError
-from engine.solvers.plain_iteration import iterate_plain
+from engine.fixed_point.plain_iteration import iterate_plain
 
 RATES = np.array([0.5, 0.9, 0.1], np.float32)
 """Each frame's distance from its fixed point shrinks by this factor per step."""

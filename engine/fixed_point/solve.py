@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.anderson import AndersonHistory, residual_norms
-from engine.fixed_point_config import FixedPointConfig
+from engine.fixed_point.anderson import AndersonHistory, residual_norms
+from engine.fixed_point.config import FixedPointConfig
+from engine.fixed_point.safeguard import Safeguard
+from engine.fixed_point.solution import Solution
 from engine.machine.memory import require_memory
-from engine.safeguard import Safeguard
-from engine.solution import Solution
 
 __all__ = [
     "FixedPointConfig",

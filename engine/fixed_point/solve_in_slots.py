@@ -1,7 +1,8 @@
 """Safeguarded Anderson iteration of a map whose states stay on a device, in numbered slots.
 
-The iteration of `engine.fixed_point.solve_fixed_point`, decision by decision, for a map that never shows its
-states: it is told how to mix them, writes the new one into a slot, and answers with a few inner products.
+The iteration of `engine.fixed_point.solve.solve_fixed_point`, decision by decision, for a map that never
+shows its states: it is told how to mix them, writes the new one into a slot, and answers with a few inner
+products.
 """
 
 import math
@@ -11,10 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.anderson_system import AndersonSystem
-from engine.fixed_point_config import FixedPointConfig
-from engine.safeguard import Safeguard
-from engine.solution import Result, SolveStats
+from engine.fixed_point.anderson import AndersonSystem
+from engine.fixed_point.config import FixedPointConfig
+from engine.fixed_point.safeguard import Safeguard
+from engine.fixed_point.solution import Result, SolveStats
 
 START_SLOT = 0
 """Where the first point is put before a solve, as a value with residual zero."""

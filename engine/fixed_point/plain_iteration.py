@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.errors import NonFiniteError
-from engine.safeguard import TINY_NORM
+from engine.fixed_point.safeguard import TINY_NORM
 
 FramesStep = Callable[[Float32Array, Float32Array], None]
 """`step(z, out)` writes the next states of all frames, shape (F, n), into `out` and leaves z alone."""

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import engine.fixed_point
+import engine.fixed_point.solve
 from engine.calibration import make_operators
 from engine.errors import ConfigError
-from engine.fixed_point import FixedPointConfig, FixedPointSolver
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.normalization import normalize
 from engine.reconstructor import Reconstructor
-from engine.solution import Result
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.equilibrium_sequence import EquilibriumSequence
 from engine.solvers.least_squares import LeastSquares
@@ -27,7 +27,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
         fake = types.SimpleNamespace(perf_counter=lambda: self.now)
-        monkeypatch.setattr(engine.fixed_point, "time", fake)
+        monkeypatch.setattr(engine.fixed_point.solve, "time", fake)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NonFiniteError
-from engine.fixed_point import FixedPointConfig, solve_fixed_point
-from engine.slot_iteration import START_SLOT, Evaluation, slots_needed, solve_in_slots
-from engine.solution import Result
+from engine.fixed_point.solution import Result
+from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
+from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation, slots_needed, solve_in_slots
 
 Array = np.ndarray
 
