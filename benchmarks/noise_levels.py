@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contestants.contestant import Contestant, as_shipped, specialist_models, trained_at
+from benchmarks.contestants import specialist_models
+from benchmarks.contestants.contestant import Contestant, as_shipped, trained_at
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.contestants.run_contestants import from_run
 from benchmarks.harness.benchmark_run import BenchmarkRun

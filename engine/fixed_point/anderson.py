@@ -1,4 +1,4 @@
-"""Type-II Anderson acceleration of z = f(z) for one vector.
+"""Type-II Anderson acceleration of z = f(z) for one vector, and its small system where vectors are kept elsewhere.
 
 D. G. Anderson, J. ACM 12 (1965) 547; H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011) 1715.
 """
@@ -252,7 +252,7 @@ def _mix(
 class AndersonSystem:
     """Inner products of the residuals held in numbered slots, and the weights that follow from them.
 
-    The weights are those of `engine.fixed_point.anderson.AndersonHistory`:
+    The weights are those of `AndersonHistory`:
 
         min_a ||sum_i a_i g_i||^2 + lambda d ||a||^2   with   sum_i a_i = 1,
 
