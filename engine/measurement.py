@@ -10,7 +10,8 @@ from engine.errors import MdfError, PairingError
 from engine.mpi.mdf import MdfFile, Measurement
 from engine.mpi.mdf_access import acquisition_slots, background_mask, bins, spectra
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
-from engine.operators import Acquisition, Operators
+from engine.mpi.row_layout import Acquisition
+from engine.operators import Operators
 
 BANDWIDTH_TOLERANCE = 1e-6
 """Relative difference of bandwidths that still counts as equal: text and single-precision round-off."""

@@ -26,8 +26,8 @@ from engine.mpi.preprocess import (
     row_snr,
     subtract_background,
 )
+from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Acquisition, RowLayout
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.mpi.grid import Grid
-from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
+from engine.mpi.row_layout import Acquisition, RowLayout
+from engine.operators import DenseMatrices, Operators
 
 VOXEL = 0.002
 """Edge of a voxel in metres."""

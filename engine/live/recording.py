@@ -18,7 +18,7 @@ from engine.live.recording_files import FileKind, session_files
 from engine.live.recording_finish import frame_count
 from engine.live.recording_pipe import FRAME, IMAGE, WriterProcess
 from engine.live.recording_state import RecordingState, RecordingStatus
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 
 CLOSE_S = 30.0
 """Time to finish the files in; the process goes on by itself after that."""

@@ -20,7 +20,7 @@ from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf_access import bins
 from engine.mpi.mdf_factory import new_measurement_file, new_reconstruction_file
 from engine.mpi.mdf_metadata import utc_now
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 
 SEQUENCE, ACQUIRED, RECEIVED = (
     "/measurement/_sequence",

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.errors import ConfigError, RecordingError
 from engine.live.recording_config import RecordingConfig
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 
 PREFIX = struct.Struct("<cBq")
 """Before the parts of each message: kind, number of parts, when it was received in ns since 1970."""

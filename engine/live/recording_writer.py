@@ -40,7 +40,7 @@ from engine.live.recording_finish import (
     unfinished_recordings,
 )
 from engine.live.recording_pipe import FRAME, IMAGE, receive, send_json
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 
 REPORT_S = 0.1
 """The state is sent when nothing waits to be written, and at least this often."""

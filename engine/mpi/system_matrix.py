@@ -9,7 +9,7 @@ from engine.errors import SelectionError
 from engine.mpi.grid import Grid
 from engine.mpi.preprocess import stack_real
 from engine.mpi.resampling import bicubic_upsampling, box_downsampling
-from engine.operators import Acquisition, RowLayout
+from engine.mpi.row_layout import Acquisition, RowLayout
 
 
 @dataclass(frozen=True)

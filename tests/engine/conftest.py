@@ -12,8 +12,8 @@ from engine.mpi.mdf_factory import (
     new_measurement_file,
     new_sine_drive,
 )
+from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Acquisition, RowLayout
 
 
 def random_system_matrix(grid, n_rows, shape, seed):

@@ -10,7 +10,8 @@ from engine.calibration import make_operators
 from engine.errors import PairingError
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
-from engine.operators import DenseMatrices, Operators, RowLayout
+from engine.mpi.row_layout import RowLayout
+from engine.operators import DenseMatrices, Operators
 
 STEP_TOLERANCE = 5e-6
 """Relative to the largest value: float32 sums of about 100 products, spectral norm 25."""

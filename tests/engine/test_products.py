@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from engine.errors import PairingError
 from engine.factorisation import make_factored_operators, make_operators
 from engine.mpi.grid import Grid
-from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
+from engine.mpi.row_layout import Acquisition, RowLayout
+from engine.operators import DenseMatrices, Operators
 from engine.products import DenseProducts, FactoredProducts, products_of
 
 SINGLE = 3e-6

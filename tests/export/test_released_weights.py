@@ -15,7 +15,8 @@ from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from engine.operators import Acquisition, DenseMatrices, Operators, RowLayout
+from engine.mpi.row_layout import Acquisition, RowLayout
+from engine.operators import DenseMatrices, Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.mpi.grid import Grid
+from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Acquisition, RowLayout
 from trainer.config import TrainConfig, parse_config
 from trainer.consistency import LearnedConsistency
 from trainer.equilibrium import EquilibriumModel

@@ -18,7 +18,7 @@ from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 from engine.reconstructor import Reconstructor
 from engine.report import FrameReport
 from engine.solvers.least_squares import LeastSquares

@@ -14,7 +14,7 @@ import numpy as np
 from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
-from engine.operators import Acquisition
+from engine.mpi.row_layout import Acquisition
 
 
 def main() -> None:

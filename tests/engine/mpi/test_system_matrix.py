@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from engine.errors import SelectionError
 from engine.mpi.preprocess import stack_real
-from engine.operators import RowLayout
+from engine.mpi.row_layout import RowLayout
 
 # Sums of a few dozen products of order 100 in double precision.
 ROUNDING = 1e-11
