@@ -15,7 +15,7 @@ from engine.measurement import measurement_rows
 from engine.methods import open_method
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_factory import new_reconstruction_file
+from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation import preset_scanner, simulate_calibration, simulate_measurement
 from engine.mpi.truth import Truth, save_truth

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError, PairingError
 from engine.mpi.mdf import MdfFile, Measurement
-from engine.mpi.mdf_access import acquisition_slots, background_mask, bins, spectra
+from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, spectra
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
 from engine.mpi.row_layout import Acquisition
 from engine.operators import Operators

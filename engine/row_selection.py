@@ -8,15 +8,8 @@ from numpy.typing import NDArray
 from engine.calibration_config import CalibrationConfig
 from engine.errors import MdfError, SelectionError
 from engine.mpi.mdf import MdfFile, Measurement
-from engine.mpi.mdf_access import (
-    background_mask,
-    bins,
-    calibration_grid,
-    calibration_snr,
-    frequencies,
-    grid_frames,
-    spectra,
-)
+from engine.mpi.mdf.grids import calibration_grid, calibration_snr, grid_frames
+from engine.mpi.mdf.spectra import background_mask, bins, frequencies, spectra
 from engine.mpi.preprocess import (
     drive_frequency,
     frequency_band,

@@ -23,9 +23,9 @@ from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of, open_method
 from engine.mpi.grid import Grid
-from engine.mpi.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_factory import new_reconstruction_file
+from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
+from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.operators_file import load_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport

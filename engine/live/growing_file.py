@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RecordingError
-from engine.mpi.mdf_fields import walk
-from engine.mpi.mdf_model import MdfFile
-from engine.mpi.mdf_recording_mark import COUNT, LENGTHS, MARK
-from engine.mpi.mdf_writing import store_value
+from engine.mpi.mdf.model import MdfFile
+from engine.mpi.mdf.schema import walk
+from engine.mpi.mdf.values import COUNT, LENGTHS, MARK
+from engine.mpi.mdf.writing import store_value
 
 SCHEMA = 1
 """Version of the content of `MARK`."""

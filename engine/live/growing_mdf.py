@@ -22,12 +22,10 @@ from engine.live.raw_frame import RawFrame
 from engine.live.recording_contents import ACQUIRED, BACKGROUND, FRAMES, NO_TIME, SEQUENCE, STREAM
 from engine.measurement import measurement_rows
 from engine.mpi.mdf import MdfFile, read_mdf
-from engine.mpi.mdf_access import acquisition_slots, bins
-from engine.mpi.mdf_model import Measurement
-from engine.mpi.mdf_reading import read_open_mdf
-from engine.mpi.mdf_recording_mark import COUNT, is_unfinished
-from engine.mpi.mdf_spectra import measurement_of
-from engine.mpi.mdf_values import combined, damage_reported
+from engine.mpi.mdf.model import Measurement
+from engine.mpi.mdf.reading import read_open_mdf
+from engine.mpi.mdf.spectra import acquisition_slots, bins, measurement_of
+from engine.mpi.mdf.values import COUNT, combined, damage_reported, is_unfinished
 from engine.operators import Operators
 
 POLL_S = 0.01

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from engine.errors import InputError
 from engine.live.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile
-from engine.mpi.mdf_access import acquisition_slots, background_mask, bins
-from engine.mpi.mdf_spectra import measurement_of
-from engine.mpi.mdf_values import combined
+from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, measurement_of
+from engine.mpi.mdf.values import combined
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ from engine.live.raw_frame import RawFrame
 from engine.live.strict_json import MAX_HEADER
 from engine.measurement import BANDWIDTH_TOLERANCE
 from engine.mpi.grid import Grid
-from engine.mpi.image_intervals import COVERAGE, HIGH, LOW
 from engine.mpi.mdf import MdfFile, read_mdf
-from engine.mpi.mdf_access import bins
-from engine.mpi.mdf_factory import new_measurement_file, new_reconstruction_file
-from engine.mpi.mdf_metadata import utc_now
+from engine.mpi.mdf.image_intervals import COVERAGE, HIGH, LOW
+from engine.mpi.mdf.new_files import new_measurement_file, new_reconstruction_file
+from engine.mpi.mdf.new_metadata import utc_now
+from engine.mpi.mdf.spectra import bins
 from engine.mpi.row_layout import Acquisition
 
 SEQUENCE, ACQUIRED, RECEIVED = (

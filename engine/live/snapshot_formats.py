@@ -13,9 +13,9 @@ from engine.errors import InputError
 from engine.live.recording_contents import REPORT
 from engine.live.view_feed import ReceivedImage
 from engine.mpi.grid import Grid
-from engine.mpi.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf import MdfFile, write_mdf
-from engine.mpi.mdf_factory import (
+from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
+from engine.mpi.mdf.new_files import (
     new_acquisition,
     new_experiment,
     new_reconstruction_file,
@@ -23,7 +23,7 @@ from engine.mpi.mdf_factory import (
     new_sine_drive,
     new_study,
 )
-from engine.mpi.mdf_metadata import new_uuid, utc_now
+from engine.mpi.mdf.new_metadata import new_uuid, utc_now
 
 MILLIMETRES = 1e3
 """Per metre."""

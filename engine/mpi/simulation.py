@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import shift
 
 from engine.errors import InputError
-from engine.mpi import mdf_factory
 from engine.mpi.mdf import Acquisition, MdfFile, Scanner, Tracer
+from engine.mpi.mdf import new_files as mdf_factory
 from engine.mpi.phantoms import Split, box_average, fine_vessel_images
 from engine.mpi.preprocess import row_snr
 from engine.mpi.scanner import PRESETS, FflScanner, angle_responses

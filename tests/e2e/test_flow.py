@@ -31,7 +31,7 @@ from engine import (
 )
 from engine.cli import main as engine_command
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_access import images, reconstruction_grid
+from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db
 from engine.mpi.scanner import FflScanner
 from engine.mpi.simulation import simulate_calibration, simulate_measurement

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_factory import (
+from engine.mpi.mdf.new_files import (
     new_acquisition,
     new_calibration_file,
     new_measurement_file,

@@ -13,7 +13,7 @@ from engine.calibration import (
 )
 from engine.errors import ConfigError, MdfError, SelectionError
 from engine.mpi.mdf import write_mdf
-from engine.mpi.mdf_factory import new_measurement_file
+from engine.mpi.mdf.new_files import new_measurement_file
 from engine.row_selection import select_rows
 
 # Bins within 200 Hz of the 2nd and 3rd harmonic of 1 kHz at 100 Hz per bin.

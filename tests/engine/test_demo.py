@@ -17,7 +17,7 @@ from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_access import images, reconstruction_grid
+from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.scanner import PRESETS, FflScanner
 from engine.mpi.truth import load_truth

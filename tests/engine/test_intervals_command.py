@@ -16,9 +16,9 @@ from engine.errors import BundleError, PairingError
 from engine.interval_store import require_intervals, store_intervals
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
-from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_access import images, reconstruction_grid
+from engine.mpi.mdf.grids import images, reconstruction_grid
+from engine.mpi.mdf.image_intervals import read_intervals
 from engine.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 

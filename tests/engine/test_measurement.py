@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.calibration import CalibrationConfig, calibrate
 from engine.errors import MdfError, PairingError
 from engine.measurement import measurement_rows, whiten_rows
-from engine.mpi.mdf_factory import new_measurement_file, new_reconstruction_file
+from engine.mpi.mdf.new_files import new_measurement_file, new_reconstruction_file
 
 CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
 BAND = [18, 19, 20, 21, 22, 28, 29, 30, 31, 32]

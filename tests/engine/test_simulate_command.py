@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from engine.cli import main
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_access import background_mask, calibration_grid, spectra
+from engine.mpi.mdf.grids import calibration_grid
+from engine.mpi.mdf.spectra import background_mask, spectra
 from engine.mpi.scanner import PRESETS, FflScanner
 from engine.mpi.simulation import (
     CALIBRATION_BACKGROUND_FRAMES,

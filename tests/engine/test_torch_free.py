@@ -9,7 +9,7 @@ import pytest
 
 import engine
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_access import images
+from engine.mpi.mdf.grids import images
 
 REFUSE = """
 import sys

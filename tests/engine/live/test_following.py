@@ -25,7 +25,7 @@ from engine.live.recording_finish import recover_recording
 from engine.live.running_mean import RunningMean
 from engine.measurement import NOTE_NO_BACKGROUND
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_access import images
+from engine.mpi.mdf.grids import images
 from engine.mpi.row_layout import Acquisition
 from engine.operators_file import save_operators
 

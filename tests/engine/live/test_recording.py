@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError
-from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_access import bins, images, reconstruction_grid
+from engine.mpi.mdf.grids import images, reconstruction_grid
+from engine.mpi.mdf.image_intervals import read_intervals
+from engine.mpi.mdf.spectra import bins
 
 
 def recorded(folder, ending):

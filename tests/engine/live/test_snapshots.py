@@ -20,10 +20,10 @@ from engine.live.snapshot_formats import nifti_affine, unknown_origin
 from engine.live.snapshots import NAME, SnapshotFolder, SnapshotKind
 from engine.live.view_feed import ReceivedImage, ViewFeed
 from engine.mpi.grid import Grid
-from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_access import images, reconstruction_grid
-from engine.mpi.mdf_factory import new_experiment
+from engine.mpi.mdf.grids import images, reconstruction_grid
+from engine.mpi.mdf.image_intervals import read_intervals
+from engine.mpi.mdf.new_files import new_experiment
 from tests.engine.live.fake_service import VOLUME, FakeService
 
 MILLIMETRE_DIGITS = 1e-4

@@ -20,9 +20,9 @@ from matplotlib.image import imread
 
 from engine.live.counters import DropReason
 from engine.live.live_image import BackgroundState, Flag
-from engine.mpi.image_intervals import read_intervals
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_access import images
+from engine.mpi.mdf.grids import images
+from engine.mpi.mdf.image_intervals import read_intervals
 from tests.engine.live.fake_service import GRID, VOLUME, FakeService
 
 playwright = pytest.importorskip(

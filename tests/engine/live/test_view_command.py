@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from engine.cli import main
 from engine.live.snapshot_formats import unknown_origin
 from engine.mpi.mdf import write_mdf
-from engine.mpi.mdf_factory import new_reconstruction_file
+from engine.mpi.mdf.new_files import new_reconstruction_file
 from tests.engine.live.fake_service import GRID, blobs
 
 ENDS_WITHIN = 20.0

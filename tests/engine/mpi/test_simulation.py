@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose
 
 from engine.errors import InputError
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_access import background_mask, bins, calibration_grid, spectra
+from engine.mpi.mdf.grids import calibration_grid
+from engine.mpi.mdf.spectra import background_mask, bins, spectra
 from engine.mpi.metrics import snr_db
 from engine.mpi.preprocess import stack_real
 from engine.mpi.scanner import PRESETS, FflScanner

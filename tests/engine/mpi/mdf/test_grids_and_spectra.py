@@ -8,17 +8,19 @@ import pytest
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_access import (
-    acquisition_slots,
-    background_mask,
-    bins,
+from engine.mpi.mdf.grids import (
     calibration_grid,
     calibration_snr,
     calibration_spectra,
-    frequencies,
     grid_frames,
     images,
     reconstruction_grid,
+)
+from engine.mpi.mdf.spectra import (
+    acquisition_slots,
+    background_mask,
+    bins,
+    frequencies,
     spectra,
     transfer_function,
 )

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.mpi.mdf_fields import stored_fields, subgroups
-from engine.mpi.mdf_model import Acquisition, DriveField, MdfFile, Measurement, Tracer
+from engine.mpi.mdf.model import Acquisition, DriveField, MdfFile, Measurement, Tracer
+from engine.mpi.mdf.schema import stored_fields, subgroups
 
 Model = TypeVar("Model")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.mpi import mdf_factory
 from engine.mpi.mdf import MdfWarning, Measurement, Reconstruction, read_mdf, write_mdf
+from engine.mpi.mdf import new_files as mdf_factory
 
 REAL_TYPES = ["i1", "i2", "i4", "i8", "f4", "f8"]
 COMPLEX_TYPES = ["c8", "c16", "r:i2 i:i2", "i:i4 r:i4", "r:i8 i:i8", "i:f4 r:f4"]

@@ -1,11 +1,11 @@
 """Magnetic particle imaging data format (MDF), version 2: the content of a file, reading and writing.
 
-Spectra, bins, grids and images of a file come from `engine.mpi.mdf_access`, new files from
-`engine.mpi.mdf_factory`.
+Spectra, bins, grids and images of a file come from `engine.mpi.mdf.grids`, new files from
+`engine.mpi.mdf.new_files`.
 """
 
-from engine.mpi.mdf_checks import check_mdf
-from engine.mpi.mdf_model import (
+from engine.mpi.mdf.checks import check_mdf
+from engine.mpi.mdf.model import (
     MDF_VERSION,
     Acquisition,
     Calibration,
@@ -19,9 +19,9 @@ from engine.mpi.mdf_model import (
     Study,
     Tracer,
 )
-from engine.mpi.mdf_reading import read_mdf
-from engine.mpi.mdf_values import MdfWarning
-from engine.mpi.mdf_writing import write_mdf
+from engine.mpi.mdf.reading import read_mdf
+from engine.mpi.mdf.values import MdfWarning
+from engine.mpi.mdf.writing import write_mdf
 
 __all__ = [
     "MDF_VERSION",

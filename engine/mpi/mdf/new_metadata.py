@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import MdfError
-from engine.mpi.mdf_model import Acquisition, DriveField, Experiment, Receiver, Scanner, Study, Tracer
+from engine.mpi.mdf.model import Acquisition, DriveField, Experiment, Receiver, Scanner, Study, Tracer
 
 
 def new_study(name: str = "DEQ-MPI", *, number: int = 1, description: str = "") -> Study:

@@ -7,8 +7,13 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_model import Calibration, MdfFile, Reconstruction
-from engine.mpi.mdf_spectra import background_mask, measurement_of
+from engine.mpi.mdf.model import Calibration, MdfFile, Reconstruction
+from engine.mpi.mdf.spectra import (
+    background_mask,
+    measurement_of,
+    on_stored_bins,
+    spectra,
+)
 
 POSITION_TOLERANCE = 1e-3
 """Largest distance, in voxel edges, of a stored position from its grid point (rounding of stored metres)."""
@@ -163,3 +168,16 @@ def _check_positions(group: str, positions: NDArray[np.float64] | None, grid: Gr
             f"{group}/positions differ from the grid of size and fieldOfView; expected the same points, x "
             "fastest, irregular grids are not supported; use a regular grid"
         )
+
+
+def calibration_spectra(
+    file: MdfFile, keep_bins: NDArray[np.int64] | None = None
+) -> NDArray[np.complexfloating]:
+    """Return the foreground spectra of a calibration in grid order, shape (O, J, C, K); see `spectra`."""
+    return spectra(file, keep_bins)[grid_frames(file)]
+
+
+def calibration_snr(file: MdfFile) -> NDArray[np.float64] | None:
+    """Return the stored signal-to-noise ratio on the stored bins, shape (J, C, K), or None."""
+    snr = calibration_of(file).snr
+    return None if snr is None else on_stored_bins(file, snr)

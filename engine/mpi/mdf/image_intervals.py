@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_safety import child
-from engine.mpi.mdf_values import damage_reported
+from engine.mpi.mdf.safety import child
+from engine.mpi.mdf.values import damage_reported
 
 GROUP = "/reconstruction"
 LOW, HIGH, COVERAGE = f"{GROUP}/_intervalLow", f"{GROUP}/_intervalHigh", f"{GROUP}/_intervalCoverage"
@@ -74,7 +74,7 @@ def read_intervals(path: str | Path, grid: Grid) -> ImageIntervals | None:
     path : path
         An MDF reconstruction.
     grid : Grid
-        Of its images (`engine.mpi.mdf_access.reconstruction_grid`).
+        Of its images (`engine.mpi.mdf.grids.reconstruction_grid`).
 
     Raises
     ------

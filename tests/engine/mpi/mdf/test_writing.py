@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError, MdfError
-from engine.mpi import mdf_factory
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MDF_VERSION, read_mdf, write_mdf
+from engine.mpi.mdf import new_files as mdf_factory
 
 # The mandatory datasets of the specification, typed from its tables: {path: (kind, rank)}.
 TEXT, INTEGER, REAL, FLAG = "text", "<i8", "<f8", "|i1"

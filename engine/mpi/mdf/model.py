@@ -2,7 +2,7 @@
 
 Attribute names are MDF's names in snake case, values are in MDF's units (SI, fields in T/mu0) and array axes
 are in MDF's order, first axis slowest. `data`, flags and the 1-based index lists are kept as the file stores
-them; `engine.mpi.mdf_access` turns them into spectra, bins and images.
+them; `engine.mpi.mdf.grids` turns them into spectra, bins and images.
 
 Letters of the shapes: A tracers, J drive-field periods per frame, Y field steps per period, D drive channels,
 F frequencies per drive channel, C receive channels, V samples per period, K stored frequency bins, N frames,
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.mpi.mdf_fields import Kind, Stored
+from engine.mpi.mdf.schema import Kind, Stored
 
 MDF_VERSION = "2.1.0"
 """The version of the files this library writes."""

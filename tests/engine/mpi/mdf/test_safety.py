@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import MdfError
 from engine.mpi.mdf import read_mdf
-from engine.mpi.mdf_text_heap import COLLECTION, SIGNATURE
+from engine.mpi.mdf.text_heap import COLLECTION, SIGNATURE
 
 DATA = "/measurement/data"
 

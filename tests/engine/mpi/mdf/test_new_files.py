@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 
 from engine.errors import MdfError
-from engine.mpi import mdf_factory
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_access import (
-    background_mask,
-    bins,
-    calibration_grid,
-    calibration_spectra,
-    images,
-    reconstruction_grid,
-    spectra,
-)
+from engine.mpi.mdf import new_files as mdf_factory
+from engine.mpi.mdf.grids import calibration_grid, calibration_spectra, images, reconstruction_grid
+from engine.mpi.mdf.spectra import background_mask, bins, spectra
 
 GRID = Grid((4, 3, 2), (0.04, 0.03, 0.02), (0.001, 0.0, -0.002))
 # Data are stored in single precision: 2^-24 relative rounding of values of the order of one.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError
-from engine.mpi.mdf_checks_measurement import check_measurement, check_number, n_bins
-from engine.mpi.mdf_fields import walk
-from engine.mpi.mdf_model import Acquisition, Calibration, MdfFile, Reconstruction
+from engine.mpi.mdf.checks_measurement import check_measurement, check_number, n_bins
+from engine.mpi.mdf.model import Acquisition, Calibration, MdfFile, Reconstruction
+from engine.mpi.mdf.schema import walk
 
 AXIS_ORDERS = frozenset("".join(order) for order in permutations("xyz"))
 

@@ -6,10 +6,10 @@ import pytest
 
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
-from engine.mpi.image_intervals import ImageIntervals, add_intervals, read_intervals
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.mpi.mdf_access import images
-from engine.mpi.mdf_factory import (
+from engine.mpi.mdf.grids import images
+from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals, read_intervals
+from engine.mpi.mdf.new_files import (
     new_acquisition,
     new_measurement_file,
     new_reconstruction_file,

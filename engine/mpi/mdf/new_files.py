@@ -9,18 +9,8 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.mpi.grid import Grid
-from engine.mpi.mdf_checks import check_mdf
-from engine.mpi.mdf_metadata import (
-    new_acquisition,
-    new_experiment,
-    new_scanner,
-    new_sine_drive,
-    new_study,
-    new_tracer,
-    new_uuid,
-    utc_now,
-)
-from engine.mpi.mdf_model import (
+from engine.mpi.mdf.checks import check_mdf
+from engine.mpi.mdf.model import (
     Acquisition,
     Calibration,
     Experiment,
@@ -30,6 +20,16 @@ from engine.mpi.mdf_model import (
     Scanner,
     Study,
     Tracer,
+)
+from engine.mpi.mdf.new_metadata import (
+    new_acquisition,
+    new_experiment,
+    new_scanner,
+    new_sine_drive,
+    new_study,
+    new_tracer,
+    new_uuid,
+    utc_now,
 )
 
 __all__ = [

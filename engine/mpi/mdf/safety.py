@@ -9,8 +9,8 @@ import h5py
 
 from engine.errors import MdfError
 from engine.machine.memory import available_bytes
-from engine.mpi.mdf_text_heap import check_texts
-from engine.mpi.mdf_values import damage_reported
+from engine.mpi.mdf.text_heap import check_texts
+from engine.mpi.mdf.values import damage_reported
 
 BUILT_IN_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
 """Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset of HDF5, and the LZF of h5py."""

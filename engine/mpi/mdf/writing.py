@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.machine.atomic_write import atomic_path
-from engine.mpi.mdf_checks import check_mdf
-from engine.mpi.mdf_fields import Field, Kind, walk
-from engine.mpi.mdf_model import MDF_VERSION, MdfFile
+from engine.mpi.mdf.checks import check_mdf
+from engine.mpi.mdf.model import MDF_VERSION, MdfFile
+from engine.mpi.mdf.schema import Field, Kind, walk
 
 STORED_TYPES: dict[Kind, np.dtype[Any]] = {
     Kind.FLAG: np.dtype("<i1"),  # a Python bool would become an HDF5 enumeration

@@ -20,10 +20,10 @@ import pytest
 
 from engine.calibration import CalibrationConfig, calibrate
 from engine.mpi.mdf import write_mdf
-from engine.mpi.mdf_factory import new_reconstruction_file
+from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.operators_file import save_operators
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SEED = 20_260
 N_ALL, N_DEFAULT = 2000, 150
 UUID, TIME = "0f8fad5b-d9cb-469f-a165-70867728950e", datetime(2026, 5, 31, 12, 0)

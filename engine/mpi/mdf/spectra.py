@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError
-from engine.mpi.mdf_model import MdfFile, Measurement
-from engine.mpi.mdf_values import combined
+from engine.mpi.mdf.model import MdfFile, Measurement
+from engine.mpi.mdf.values import combined
 
 
 def measurement_of(file: MdfFile) -> Measurement:
@@ -146,3 +146,9 @@ def on_stored_bins(file: MdfFile, values: NDArray[Any]) -> NDArray[Any]:
     """Cut values on the full frequency axis (..., V // 2 + 1) to the stored bins (..., K)."""
     stored = bins(file)
     return values if values.shape[-1] == len(stored) else values[..., stored]
+
+
+def transfer_function(file: MdfFile) -> NDArray[np.complex128] | None:
+    """Return the stored transfer function on the stored bins, shape (C, K), or None."""
+    function = file.acquisition.receiver.transfer_function
+    return None if function is None else on_stored_bins(file, function)

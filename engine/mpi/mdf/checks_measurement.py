@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError
-from engine.mpi.mdf_model import Acquisition, Measurement
+from engine.mpi.mdf.model import Acquisition, Measurement
 
 REAL_TYPES = frozenset({"i1", "i2", "i4", "i8", "f4", "f8"})
 COMPLEX_TYPES = frozenset({"c8", "c16"})
