@@ -24,7 +24,7 @@ from engine.live.player import Recording, open_recording
 from engine.live.replay import replay
 from engine.live.service_process import ServiceProcess
 from engine.mpi.mdf import write_mdf
-from engine.mpi.simulation import (
+from engine.mpi.simulation.scan import (
     preset_scanner,
     simulate_calibration,
     simulate_measurement,

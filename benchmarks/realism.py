@@ -20,7 +20,7 @@ from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.bundle import load_bundle
 from engine.emulation import INTENSITY
-from engine.mpi.phantoms import vessel_images
+from engine.mpi.simulation.phantoms import vessel_images
 from engine.sessions import OnnxPrior
 
 FRAMES, QUICK_FRAMES = 64, 6

@@ -26,9 +26,9 @@ from engine.emulation import INTENSITY
 from engine.factorisation import make_operators
 from engine.measurement import whiten_rows
 from engine.mpi.metrics import psnr_db
-from engine.mpi.phantoms import box_average, fine_vessel_images
 from engine.mpi.resampling import bicubic_upsampling
-from engine.mpi.simulation import REFINEMENT, continuous_signals, preset_scanner
+from engine.mpi.simulation.phantoms import box_average, fine_vessel_images
+from engine.mpi.simulation.scan import REFINEMENT, continuous_signals, preset_scanner
 from engine.operators import Operators
 
 FACTORS = {"13 x 26": 1, "26 x 52": 2}

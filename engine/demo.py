@@ -17,8 +17,8 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.mpi.metrics import psnr_db, ssim_windowed
-from engine.mpi.simulation import preset_scanner, simulate_calibration, simulate_measurement
-from engine.mpi.truth import Truth, save_truth
+from engine.mpi.simulation.scan import preset_scanner, simulate_calibration, simulate_measurement
+from engine.mpi.simulation.truth import Truth, save_truth
 from engine.operators_file import save_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 

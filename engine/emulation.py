@@ -10,8 +10,8 @@ from engine.calibration import CalibrationConfig, make_operators, system_matrix_
 from engine.errors import InputError
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import snr_db
-from engine.mpi.phantoms import IMAGES_PER_TREE, Split, vessel_images
-from engine.mpi.simulation import preset_scanner, simulate_calibration
+from engine.mpi.simulation.phantoms import IMAGES_PER_TREE, Split, vessel_images
+from engine.mpi.simulation.scan import preset_scanner, simulate_calibration
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators import Operators
 

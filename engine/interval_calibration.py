@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.emulation import Scan, emulate_frames
 from engine.errors import InputError
 from engine.intervals import Intervals, pixel_cells
-from engine.mpi.phantoms import Split
+from engine.mpi.simulation.phantoms import Split
 from engine.reconstructor import Reconstruction, Reconstructor
 
 COVERAGE = 0.9

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.mpi.phantoms import Split
+from engine.mpi.simulation.phantoms import Split
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import PRETRAINED_WEIGHTS, load_model
 from trainer.config import TrainConfig

@@ -13,9 +13,9 @@ from engine.errors import ConfigError
 from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
-from engine.mpi.phantoms import Split, vessel_images
-from engine.mpi.scanner import PRESETS
-from engine.mpi.simulation import preset_scanner, simulate_calibration
+from engine.mpi.simulation.phantoms import Split, vessel_images
+from engine.mpi.simulation.scan import preset_scanner, simulate_calibration
+from engine.mpi.simulation.scanner import PRESETS
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators import Operators
 from trainer.config import DataConfig
@@ -107,7 +107,8 @@ def load_scan(config: DataConfig) -> Scan:
 def load_images(config: DataConfig, split: Split, count: int, grid: Grid) -> NDArray[np.float32]:
     """Make phantoms (count, Ny, Nx) of peak 1 from the source that a configuration names.
 
-    Errors are those of `engine.mpi.phantoms.vessel_images` and `engine.mpi.angiography.angiogram_images`.
+    Errors are those of `engine.mpi.simulation.phantoms.vessel_images` and
+    `engine.mpi.angiography.angiogram_images`.
     """
     if config.angiograms is None:
         return vessel_images(split, count, grid, config.phantom_seed)

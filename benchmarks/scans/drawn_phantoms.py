@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import box_average
+from engine.mpi.simulation.phantoms import box_average
 
 SUBPIXELS = 8
 """Points per voxel and axis: partial volumes are right to 1/64."""

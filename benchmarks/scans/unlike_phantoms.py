@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.scans.drawn_phantoms import SUBPIXELS, Bar, draw_bars, subpixel_axes
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import box_average
+from engine.mpi.simulation.phantoms import box_average
 
 POINTS = ((0.12, 0.3), (0.3, 0.75), (0.45, 0.25), (0.54, 0.75), (0.62, 0.75), (0.75, 0.3), (0.88, 0.6))
 """Places in shares of the field of view; the fourth and the fifth are two voxels apart."""

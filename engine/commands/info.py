@@ -8,13 +8,13 @@ import numpy as np
 
 from engine.bundle import load_bundle
 from engine.errors import InputError
-from engine.mpi import truth
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf.grids import calibration_grid, images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
 from engine.mpi.mdf.spectra import background_mask, bins
 from engine.mpi.mdf.values import damage_reported
+from engine.mpi.simulation import truth
 from engine.operators import Operators
 from engine.operators_file import KIND as OPERATORS_KIND
 from engine.operators_file import load_operators

@@ -13,7 +13,7 @@ from engine.interval_store import store_intervals
 from engine.intervals import Intervals
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
-from engine.mpi.scanner import PRESETS
+from engine.mpi.simulation.scanner import PRESETS
 from engine.reconstructor import Reconstructor
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 from engine.mpi.mdf import write_mdf
-from engine.mpi.scanner import PRESETS
-from engine.mpi.simulation import (
+from engine.mpi.simulation.scan import (
     ReceiverNoise,
     preset_scanner,
     simulate_calibration,
     simulate_measurement,
     simulate_moving_measurement,
 )
-from engine.mpi.truth import Truth, save_truth
+from engine.mpi.simulation.scanner import PRESETS
+from engine.mpi.simulation.truth import Truth, save_truth
 
 
 @click.command(short_help="Make a calibration and a measurement of the reference scanner.")

@@ -13,7 +13,7 @@ from engine.commands.levels import parse_levels
 from engine.commands.outputs import require_distinct_files
 from engine.emulation import Scan, emulate_scan, scan_of
 from engine.machine.atomic_write import atomic_path
-from engine.mpi.scanner import PRESETS
+from engine.mpi.simulation.scanner import PRESETS
 from engine.tuning import TUNABLE, tune
 from engine.tuning_report import tuning_report
 from engine.tuning_result import Trial, TuningConfig, TuningResult

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InputError
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import MIN_CONTRAST, Split, box_average, require_valid_request
+from engine.mpi.simulation.phantoms import MIN_CONTRAST, Split, box_average, require_valid_request
 from engine.mpi.volume_files import read_volume
 
 SLAB = 10

@@ -14,8 +14,8 @@ from engine.calibration import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import PRESETS, FflScanner
-from engine.mpi.simulation import simulate_calibration
+from engine.mpi.simulation.scan import simulate_calibration
+from engine.mpi.simulation.scanner import PRESETS, FflScanner
 
 
 def small_scanner(preset: str) -> FflScanner:

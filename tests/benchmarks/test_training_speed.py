@@ -26,9 +26,9 @@ from benchmarks.training_speed import FULL, OPPONENT, SAME_PRECISION, TRAINER, S
 from engine.calibration import system_matrix_from_mdf
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import vessel_images
-from engine.mpi.scanner import PRESETS
-from engine.mpi.simulation import simulate_calibration
+from engine.mpi.simulation.phantoms import vessel_images
+from engine.mpi.simulation.scan import simulate_calibration
+from engine.mpi.simulation.scanner import PRESETS
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
 from trainer.config import TrainConfig, parse_config

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from engine import calibrate, save_operators, write_mdf
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import simulate_calibration, simulate_measurement
-from engine.mpi.truth import Truth, save_truth
+from engine.mpi.simulation.scan import simulate_calibration, simulate_measurement
+from engine.mpi.simulation.scanner import FflScanner
+from engine.mpi.simulation.truth import Truth, save_truth
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
 

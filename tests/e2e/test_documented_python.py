@@ -7,8 +7,8 @@ import pytest
 
 from engine import write_mdf
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import simulate_calibration, simulate_measurement
+from engine.mpi.simulation.scan import simulate_calibration, simulate_measurement
+from engine.mpi.simulation.scanner import FflScanner
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

@@ -33,9 +33,9 @@ from engine.cli import main as engine_command
 from engine.mpi.grid import Grid
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import simulate_calibration, simulate_measurement
-from engine.mpi.truth import Truth, load_truth, save_truth
+from engine.mpi.simulation.scan import simulate_calibration, simulate_measurement
+from engine.mpi.simulation.scanner import FflScanner
+from engine.mpi.simulation.truth import Truth, load_truth, save_truth
 from export.bundle import export_run
 from export.parity import ParityReport
 from trainer.config import load_config

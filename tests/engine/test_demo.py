@@ -19,8 +19,8 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db, ssim_windowed
-from engine.mpi.scanner import PRESETS, FflScanner
-from engine.mpi.truth import load_truth
+from engine.mpi.simulation.scanner import PRESETS, FflScanner
+from engine.mpi.simulation.truth import load_truth
 from engine.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares

@@ -11,8 +11,8 @@ from engine.measurement import measurement_rows
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile
 from engine.mpi.metrics import psnr_db
-from engine.mpi.phantoms import vessel_images
-from engine.mpi.simulation import (
+from engine.mpi.simulation.phantoms import vessel_images
+from engine.mpi.simulation.scan import (
     SimulatedMeasurement,
     preset_scanner,
     simulate_calibration,

@@ -13,15 +13,15 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import calibration_grid
 from engine.mpi.mdf.spectra import background_mask, spectra
-from engine.mpi.scanner import PRESETS, FflScanner
-from engine.mpi.simulation import (
+from engine.mpi.simulation.scan import (
     CALIBRATION_BACKGROUND_FRAMES,
     MEASUREMENT_BACKGROUND_FRAMES,
     ReceiverNoise,
     simulate_calibration,
     simulate_measurement,
 )
-from engine.mpi.truth import load_truth
+from engine.mpi.simulation.scanner import PRESETS, FflScanner
+from engine.mpi.simulation.truth import load_truth
 
 GRID = Grid((6, 5, 1), (0.012, 0.010, 0.002))
 SCANNER = FflScanner(grid=GRID, n_angles=4, period=0.001, noise_voltage=1e-4)

@@ -12,9 +12,9 @@ from engine.errors import ConfigError, InputError
 from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
-from engine.mpi.phantoms import vessel_images
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import simulate_calibration
+from engine.mpi.simulation.phantoms import vessel_images
+from engine.mpi.simulation.scan import simulate_calibration
+from engine.mpi.simulation.scanner import FflScanner
 from engine.operators import SPECTRAL_NORM
 from trainer.config import DataConfig
 from trainer.problem import load_images, load_problem, load_scan, make_problem, make_scan

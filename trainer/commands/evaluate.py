@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from engine.machine.atomic_write import atomic_path
-from engine.mpi.phantoms import Split
+from engine.mpi.simulation.phantoms import Split
 from trainer.evaluate import evaluate as evaluate_run
 
 

@@ -17,7 +17,7 @@ from benchmarks.scans.drawn_phantoms import (
     y_shape,
 )
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import PRESETS
+from engine.mpi.simulation.scanner import PRESETS
 
 GRID = PRESETS["reference-0.5"].grid
 FINE = GRID.refined(8)

@@ -26,7 +26,7 @@ from benchmarks.scans.unlike_phantoms import BAR_GROUPS, BAR_LENGTH, DISCS, POIN
 from engine.emulation import Frames
 from engine.methods import open_method
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import PRESETS
+from engine.mpi.simulation.scanner import PRESETS
 from engine.reconstructor import Reconstructor
 
 FRAMES, SNR = 40, 20.0

@@ -22,8 +22,8 @@ from benchmarks.scans.scans import perturbed_scans
 from engine.calibration import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import PRESETS, FflScanner
-from engine.mpi.simulation import simulate_calibration
+from engine.mpi.simulation.scan import simulate_calibration
+from engine.mpi.simulation.scanner import PRESETS, FflScanner
 
 pytestmark = pytest.mark.usefixtures("quiet_world")
 

@@ -16,8 +16,8 @@ from engine.live.service import LiveService
 from engine.live.service_process import ServiceProcess
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import simulate_calibration, simulate_moving_measurement
+from engine.mpi.simulation.scan import simulate_calibration, simulate_moving_measurement
+from engine.mpi.simulation.scanner import FflScanner
 from engine.operators_file import save_operators
 
 CONFIG = """

@@ -19,7 +19,7 @@ from engine.mpi.angiography import (
     split_subjects,
 )
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import MIN_CONTRAST
+from engine.mpi.simulation.phantoms import MIN_CONTRAST
 
 GRID = Grid((4, 3, 1), (0.008, 0.006, 0.002))
 SHAPE = (12, 9, 11)

@@ -9,9 +9,9 @@ from scipy.ndimage import shift
 from engine.errors import InputError
 from engine.mpi.mdf import Acquisition, MdfFile, Scanner, Tracer
 from engine.mpi.mdf import new_files as mdf_factory
-from engine.mpi.phantoms import Split, box_average, fine_vessel_images
 from engine.mpi.preprocess import row_snr
-from engine.mpi.scanner import PRESETS, FflScanner, angle_responses
+from engine.mpi.simulation.phantoms import Split, box_average, fine_vessel_images
+from engine.mpi.simulation.scanner import PRESETS, FflScanner, angle_responses
 
 REFINEMENT = 4
 """Fine voxels per calibration voxel and axis: measurements are made on a grid four times as fine."""
@@ -194,7 +194,7 @@ def simulate_calibration(scanner: FflScanner, seed: int = 0, noise: ReceiverNois
     Parameters
     ----------
     scanner : FflScanner
-        Scanner and tracer; see `engine.mpi.scanner.PRESETS`.
+        Scanner and tracer; see `engine.mpi.simulation.scanner.PRESETS`.
     seed : int, optional
         Seed of background and noise.
     noise : ReceiverNoise, optional

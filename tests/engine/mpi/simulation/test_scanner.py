@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import (
+from engine.mpi.simulation.scanner import (
     BOLTZMANN,
     MAGNETITE_SATURATION,
     PRESETS,

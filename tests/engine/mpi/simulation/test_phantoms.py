@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from engine.errors import InputError
 from engine.mpi.grid import Grid
-from engine.mpi.phantoms import (
+from engine.mpi.simulation.phantoms import (
     IMAGES_PER_TREE,
     MIN_CONTRAST,
     VesselStyle,
@@ -65,7 +65,7 @@ def test_every_test_image_shows_a_tree_of_its_own(monkeypatch: pytest.MonkeyPatc
         grown.append(grow_tree(rng, style))
         return grown[-1]
 
-    monkeypatch.setattr("engine.mpi.phantoms.grow_tree", counting_grow_tree)
+    monkeypatch.setattr("engine.mpi.simulation.phantoms.grow_tree", counting_grow_tree)
     vessel_images("test", 3, GRID, 0)
     assert len({tree.points.tobytes() for tree in grown}) == 3
 

@@ -5,8 +5,8 @@ import pytest
 
 from engine.errors import InputError
 from engine.mpi.grid import Grid
-from engine.mpi.scanner import FflScanner
-from engine.mpi.simulation import SWAY_VOXELS, simulate_moving_measurement
+from engine.mpi.simulation.scan import SWAY_VOXELS, simulate_moving_measurement
+from engine.mpi.simulation.scanner import FflScanner
 
 SCANNER = FflScanner(
     grid=Grid((12, 6, 1), (0.024, 0.012, 0.002)), n_angles=10, period=0.002, noise_voltage=1e-4

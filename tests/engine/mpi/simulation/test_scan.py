@@ -12,8 +12,7 @@ from engine.mpi.mdf.grids import calibration_grid
 from engine.mpi.mdf.spectra import background_mask, bins, spectra
 from engine.mpi.metrics import snr_db
 from engine.mpi.preprocess import stack_real
-from engine.mpi.scanner import PRESETS, FflScanner
-from engine.mpi.simulation import (
+from engine.mpi.simulation.scan import (
     CALIBRATION_BACKGROUND_FRAMES,
     MEASUREMENT_BACKGROUND_FRAMES,
     REFINEMENT,
@@ -28,6 +27,7 @@ from engine.mpi.simulation import (
     simulate_measurement,
     system_response,
 )
+from engine.mpi.simulation.scanner import PRESETS, FflScanner
 
 ROUNDING = 1e-10
 SINGLE = 1e-6

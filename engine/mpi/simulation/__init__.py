@@ -1,0 +1,1 @@
+"""Simulated scanners, phantoms and scans with their truth."""
