@@ -1,4 +1,7 @@
-"""Type-II Anderson acceleration of z = f(z) for one vector, and its small system where vectors are kept elsewhere.
+"""Type-II Anderson acceleration of z = f(z) for one vector.
+
+`AndersonHistory` keeps the vectors; `AndersonSystem` is the small linear system alone, where they are kept
+elsewhere.
 
 D. G. Anderson, J. ACM 12 (1965) 547; H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011) 1715.
 """

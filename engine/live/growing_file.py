@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from engine.errors import RecordingError
 from engine.mpi.mdf.model import MdfFile
+from engine.mpi.mdf.recording_mark import COUNT, LENGTHS, MARK
 from engine.mpi.mdf.schema import walk
-from engine.mpi.mdf.values import COUNT, LENGTHS, MARK
 from engine.mpi.mdf.writing import store_value
 
 SCHEMA = 1

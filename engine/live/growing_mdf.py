@@ -24,8 +24,9 @@ from engine.measurement import measurement_rows
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf.model import Measurement
 from engine.mpi.mdf.reading import read_open_mdf
+from engine.mpi.mdf.recording_mark import COUNT, is_unfinished
 from engine.mpi.mdf.spectra import acquisition_slots, bins, measurement_of
-from engine.mpi.mdf.values import COUNT, combined, damage_reported, is_unfinished
+from engine.mpi.mdf.values import combined, damage_reported
 from engine.operators import Operators
 
 POLL_S = 0.01

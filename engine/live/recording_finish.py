@@ -21,8 +21,9 @@ import numpy as np
 from engine.errors import RecordingError
 from engine.live.growing_file import METADATA_BYTES
 from engine.machine.atomic_write import atomic_path
+from engine.mpi.mdf.recording_mark import COUNT, LENGTHS, MARK, is_unfinished
 from engine.mpi.mdf.safety import check_source
-from engine.mpi.mdf.values import COUNT, LENGTHS, MARK, damage_reported, is_unfinished
+from engine.mpi.mdf.values import damage_reported
 
 BLOCK_BYTES = 2**22
 """Copied at a time."""

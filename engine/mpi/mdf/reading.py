@@ -10,10 +10,11 @@ import numpy as np
 from engine.errors import MdfError
 from engine.mpi.mdf.checks import check_mdf
 from engine.mpi.mdf.model import MdfFile
+from engine.mpi.mdf.recording_mark import COUNT, REMEDY, is_unfinished
 from engine.mpi.mdf.repairs import standard_layouts
 from engine.mpi.mdf.safety import child
 from engine.mpi.mdf.schema import Field, stored_fields, subgroups
-from engine.mpi.mdf.values import COUNT, REMEDY, damage_reported, is_unfinished, read_value, warn
+from engine.mpi.mdf.values import damage_reported, read_value, warn
 
 Model = TypeVar("Model")
 Members = dict[str, h5py.HLObject]

@@ -14,32 +14,6 @@ from numpy.typing import NDArray
 from engine.errors import MdfError
 from engine.mpi.mdf.schema import Kind, Stored
 
-MARK = "/_recording"
-
-
-"""Dataset that only unfinished recordings have: JSON text with the names of their growing datasets."""
-
-
-COUNT = "/acquisition/numFrames"
-
-
-"""How many frames are complete; written after each of them."""
-
-
-LENGTHS = "Bytes"
-
-
-"""Ending of the dataset with the length of each text in a growing dataset of texts."""
-
-
-REMEDY = "run engine recover on it, or reconstruct it with engine recon --follow while it grows"
-
-
-def is_unfinished(handle: h5py.File) -> bool:
-    """Return whether a file is a recording that grows, or stopped growing without being finished."""
-    return MARK in handle
-
-
 CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
