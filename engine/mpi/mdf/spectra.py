@@ -1,4 +1,8 @@
-"""The frames of an MDF file as spectra: bins, frequencies, order and values. Indices are 0-based."""
+"""The frames of an MDF file as spectra: bins, frequencies, order and values.
+
+Nothing here corrects anything: background subtraction and transfer functions are left to the caller, whose
+decision depends on the flags of `Measurement`. Bins and frames are 0-based.
+"""
 
 from typing import Any
 
