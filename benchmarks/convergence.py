@@ -26,7 +26,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, FramesStep
 from engine.mpi.metrics import psnr_db
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.ball_step import BallStep
 from export.errors import ExportError, ParityError

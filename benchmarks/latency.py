@@ -34,7 +34,7 @@ from engine.bundle import load_bundle, shipped_bundle_path
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.mpi.metrics import psnr_db
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 
 FRAMES_PER_SNR = 64

@@ -30,7 +30,7 @@ from engine.mpi.simulation.scan import (
     simulate_measurement,
     simulate_moving_measurement,
 )
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 PRESET = "reference-0.5"
 SNR_DB = 25.0

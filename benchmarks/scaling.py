@@ -27,8 +27,8 @@ from benchmarks.scans.scaled_operators import Size, made_up_operators
 from benchmarks.scans.scaling_frame import MEGABYTE, dense_bytes
 from benchmarks.scans.scans import TRAIN_GRADIENT, reference_scan
 from engine.errors import DeqMpiError
-from engine.factorisation import DEFAULT_RANK_SHARE
-from engine.operators_file import save_operators
+from engine.operators.factorisation import DEFAULT_RANK_SHARE
+from engine.operators.operators_file import save_operators
 
 PLANES = {(13, 26, 1): 5000, (32, 32, 1): 7000, (48, 48, 1): 9000, (64, 64, 1): 12_000}
 VOLUMES = {(19, 19, 19): 15_000, (25, 25, 25): 22_000, (32, 32, 32): 30_000}

@@ -23,13 +23,13 @@ from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import y_shape
 from benchmarks.scans.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
 from engine.emulation import INTENSITY
-from engine.factorisation import make_operators
 from engine.measurement import whiten_rows
 from engine.mpi.metrics import psnr_db
 from engine.mpi.resampling import bicubic_upsampling
 from engine.mpi.simulation.phantoms import box_average, fine_vessel_images
 from engine.mpi.simulation.scan import REFINEMENT, continuous_signals, preset_scanner
-from engine.operators import Operators
+from engine.operators.factorisation import make_operators
+from engine.operators.operators import Operators
 
 FACTORS = {"13 x 26": 1, "26 x 52": 2}
 """Refinement of each reconstruction grid."""

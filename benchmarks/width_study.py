@@ -28,7 +28,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import BundleError, InputError
 from engine.mpi.metrics import psnr_db
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from trainer.checkpoint import CONFIG_FILE, load_networks
 

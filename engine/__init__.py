@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from engine.methods import open_method
     from engine.mpi.grid import Grid
     from engine.mpi.mdf import MdfFile, read_mdf, write_mdf
-    from engine.operators import Operators
-    from engine.operators_file import load_operators, save_operators
+    from engine.operators.operators import Operators
+    from engine.operators.operators_file import load_operators, save_operators
     from engine.reconstructor import Reconstruction, Reconstructor
     from engine.report import FrameReport
     from engine.weights import MethodWeights, SnrCurve, load_weights, save_weights
@@ -95,9 +95,9 @@ _MODULES = {
     "MdfFile": "engine.mpi.mdf",
     "read_mdf": "engine.mpi.mdf",
     "write_mdf": "engine.mpi.mdf",
-    "Operators": "engine.operators",
-    "load_operators": "engine.operators_file",
-    "save_operators": "engine.operators_file",
+    "Operators": "engine.operators.operators",
+    "load_operators": "engine.operators.operators_file",
+    "save_operators": "engine.operators.operators_file",
     "Reconstruction": "engine.reconstructor",
     "Reconstructor": "engine.reconstructor",
     "FrameReport": "engine.report",

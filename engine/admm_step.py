@@ -12,8 +12,8 @@ from engine.errors import PairingError
 from engine.machine.compiled import kernel
 from engine.machine.two_cores import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement, noise_bound
-from engine.operators import Operators
-from engine.products import Products, products_of
+from engine.operators.operators import Operators
+from engine.operators.products import Products, products_of
 from engine.protocols import Consistency, ImagePrior
 from engine.solvers.planar_grid import require_one_slice
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from engine.errors import ConfigError
 from engine.manifest import Shape
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 Lengths = tuple[int, ...]
 """Shape of a tensor with every axis fixed."""

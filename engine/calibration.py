@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from engine.calibration_config import CalibrationConfig
-from engine.factorisation import make_factored_operators, make_operators
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.system_matrix import SystemMatrix
-from engine.normalization import can_estimate_noise, rows_for_unknowns
-from engine.operators import Operators
+from engine.operators.factorisation import make_factored_operators, make_operators
+from engine.operators.operators import Operators, can_estimate_noise, rows_for_unknowns
 from engine.row_selection import SelectedRows, select_rows
 
 __all__ = [

@@ -19,7 +19,7 @@ from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration, simulate_measurement
 from engine.mpi.simulation.truth import Truth, save_truth
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 
 PRESET = "reference-0.5"

@@ -13,7 +13,7 @@ from engine.mpi.metrics import snr_db
 from engine.mpi.simulation.phantoms import IMAGES_PER_TREE, Split, vessel_images
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 INTENSITY = (0.5, 1.5)
 """Range of the peaks of the phantoms (Sec. IV-B)."""

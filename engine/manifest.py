@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import BundleError, ConfigError
 from engine.fixed_point.config import FixedPointConfig
-from engine.operators import SPECTRAL_NORM
+from engine.operators.operators import SPECTRAL_NORM
 
 KIND = "deq-mpi-bundle"
 """Value of `kind` in every manifest."""

@@ -11,7 +11,7 @@ from engine.mpi.mdf import MdfFile, Measurement
 from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, spectra
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
 from engine.mpi.row_layout import Acquisition
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 BANDWIDTH_TOLERANCE = 1e-6
 """Relative difference of bandwidths that still counts as equal: text and single-precision round-off."""

@@ -9,7 +9,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import ConfigError
 from engine.fixed_point.config import FixedPointConfig
 from engine.method_settings import MethodSettings
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.solvers.frame_solver import FrameSolver
 from engine.weights import MethodWeights, load_weights
 

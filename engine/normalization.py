@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.errors import InputError, PairingError
-from engine.operators import Operators
+from engine.operators.operators import ROWS_PER_TRIPLET, Operators, can_estimate_noise, rows_for_unknowns
 
 TIKHONOV_PEAK = 0.95
 """Mean peak of the Tikhonov image of reference vessel phantoms of peak 1, 15 to 35 dB (0.92 to 0.97)."""
@@ -21,10 +21,6 @@ EPSILON_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max
 
 SNR_FLOOR_DB = -20.0
 """Lowest SNR that a measurement is said to have: below it the estimate is the scatter of the noise."""
-
-ROWS_PER_TRIPLET = 2
-"""Rows needed per singular triplet (dense operators: per voxel) to estimate the noise from the part of the
-data that no image explains."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +89,6 @@ class NormalizedMeasurement:
         squared = float(np.linalg.norm(self.explained.astype(np.float64))) ** 2 + self.remainder**2
         ratio = squared / self.epsilon**2 - 1.0
         return 10.0 * math.log10(max(ratio, 10.0 ** (SNR_FLOOR_DB / 10.0)))
-
-
-def can_estimate_noise(operators: Operators) -> bool:
-    """Whether the operators have the rows to estimate the noise level of a measurement."""
-    return operators.n_rows >= ROWS_PER_TRIPLET * operators.n_triplets
-
-
-def rows_for_unknowns(operators: Operators) -> str:
-    """Say how many rows there are for how many unknowns of the noise estimate."""
-    unknowns = "voxels" if operators.dense is not None else "singular triplets"
-    return f"{operators.n_rows} rows for {operators.n_triplets} {unknowns}"
 
 
 def check_rows(rows: NDArray[np.floating], operators: Operators) -> None:

@@ -15,7 +15,7 @@ from engine.intervals import Interval, Intervals
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.report import FrameReport
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver
 
@@ -110,7 +110,7 @@ class Reconstructor:
         """
         from engine.interval_store import stored_intervals
         from engine.methods import open_method
-        from engine.operators_file import load_operators
+        from engine.operators.operators_file import load_operators
 
         solver = open_method(method, load_operators(operators_path), settings)
         intervals = stored_intervals(solver, settings or MethodSettings())

@@ -12,7 +12,7 @@ from engine.emulation import Frames
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method
 from engine.mpi.metrics import psnr_db
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 from engine.tuning_result import Trial
 from engine.weights import WEIGHT_NAMES, MethodWeights, save_weights

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.arrays import Float32Array
 from engine.normalization import NormalizedMeasurement, noise_bound
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 IMAGE_WEIGHT = 30.0
 """Weight of ||x||^2 against the misfit in the update of the image, in units of the noise variance: the best

@@ -17,8 +17,8 @@ from engine.calibration import calibrate
 from engine.errors import ConfigError, InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
-from engine.operators import Operators
-from engine.operators_file import save_operators
+from engine.operators.operators import Operators
+from engine.operators.operators_file import save_operators
 from export.errors import ExportError
 from export.learned_blocks import LearnedBlocks
 from export.onnx_graphs import (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.bundle import Bundle
 from engine.fixed_point.solve import FixedPointConfig
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.protocols import Consistency, ImagePrior
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.ball_equilibrium import BallEquilibrium

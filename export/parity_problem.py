@@ -9,7 +9,7 @@ from engine.calibration import make_operators
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 SNRS_DB = (15.0, 25.0, 35.0)
 """Measurement SNRs (Eq. 36) of the frames: the noise levels of the paper's main table."""

@@ -11,7 +11,7 @@ import onnx
 
 from engine.bundle import MANIFEST, Bundle, Network, load_bundle
 from engine.errors import BundleError
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 from export.bundle import OPERATORS_FILE
 from export.learned_blocks import LearnedBlocks
 from export.parity_problem import parity_problem, synthetic_operators

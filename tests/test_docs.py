@@ -18,7 +18,6 @@ import export.errors
 import trainer.divergence
 import trainer.interruption
 import trainer.processes
-from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.fixed_point.safeguard import GROWTH_LIMIT, TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from engine.live.counters import DropReason
@@ -26,8 +25,9 @@ from engine.live.live_config import LiveConfig, load_live_config
 from engine.live.live_image import Flag
 from engine.manifest import Manifest
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
-from engine.operators import SPECTRAL_NORM, START_DAMPING
-from engine.operators_file import FIELDS
+from engine.operators.factorisation import DEFAULT_RANK_SHARE
+from engine.operators.operators import SPECTRAL_NORM, START_DAMPING
+from engine.operators.operators_file import FIELDS
 from engine.report import FrameReport
 from trainer.config import StageConfig, TrainConfig, parse_config
 

@@ -18,7 +18,7 @@ from engine.arrays import Float32Array
 from engine.errors import InputError, NonFiniteError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.toml_settings import require
 
 HALVINGS = 2

@@ -6,18 +6,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.errors import OperatorsError
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 
 class TorchOperators(nn.Module):
-    """A, M, M A^T and the singular parts of `engine.operators.Operators`; R real rows, N voxels.
+    """A, M, M A^T and the singular parts of `engine.operators.operators.Operators`; R real rows, N voxels.
 
     All buffers are constants of the problem: they follow `.to(...)` and stay out of the state dict.
 
     Parameters
     ----------
     operators : Operators
-        From `engine.calibration.make_operators` or `engine.operators_file.load_operators`.
+        From `engine.calibration.make_operators` or `engine.operators.operators_file.load_operators`.
     dtype : torch.dtype, optional
         float32 for training, float64 for numerical checks.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
-from engine.normalization import ROWS_PER_TRIPLET, SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.operators.operators import ROWS_PER_TRIPLET
 from trainer.linear_operators import TorchOperators
 
 

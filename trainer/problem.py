@@ -17,7 +17,7 @@ from engine.mpi.simulation.phantoms import Split, vessel_images
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration
 from engine.mpi.simulation.scanner import PRESETS
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from trainer.config import DataConfig
 from trainer.dataset import PhantomSet, require_images
 from trainer.linear_operators import TorchOperators

@@ -12,7 +12,7 @@ from engine.errors import BundleError
 from engine.manifest import EQUILIBRIUM
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method, weights_of
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 
 HAND_CRAFTED = ("least-squares", "cg-tikhonov", "admm-l1", "art", "admm-tv", "admm-hybrid")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.normalization import NormalizedMeasurement, noise_bound
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.solvers.total_variation import CHECK_EVERY
 
 Prior = Callable[[Tensor], Tensor]

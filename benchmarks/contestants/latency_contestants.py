@@ -16,7 +16,7 @@ from engine.machine.arithmetic import single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method
 from engine.normalization import normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 from trainer.checkpoint import load_networks
 

@@ -18,7 +18,7 @@ from torch import nn
 from engine.bundle import Bundle
 from engine.machine.arithmetic import single_blas_thread
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.solvers.equilibrium import Equilibrium
 from export.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface

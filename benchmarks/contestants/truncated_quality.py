@@ -5,9 +5,9 @@ from typing import Any
 
 from benchmarks.harness.quality import image_quality, reconstruct
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.factorisation import make_factored_operators
 from engine.methods import open_method
-from engine.operators import Operators
+from engine.operators.factorisation import make_factored_operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 
 

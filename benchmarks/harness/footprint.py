@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.harness.record import ROOT
-from engine.operators import Operators
-from engine.operators_file import save_operators
+from engine.operators.operators import Operators
+from engine.operators.operators_file import save_operators
 
 START = """
 import json, sys, time

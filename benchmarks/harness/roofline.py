@@ -17,7 +17,7 @@ from onnx import shape_inference
 
 from engine.bundle import Bundle
 from engine.machine.arithmetic import single_blas_thread
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 MATRIX_SIZES = (256, 512, 1024)
 """Of the products that measure the rate of multiplications; the best counts."""

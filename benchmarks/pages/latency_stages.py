@@ -13,8 +13,8 @@ from engine.bundle import Bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.normalization import normalize
-from engine.operators import Operators
-from engine.products import Products, products_of
+from engine.operators.operators import Operators
+from engine.operators.products import Products, products_of
 from engine.sessions import OnnxConsistency, OnnxPrior
 
 STAGES = ("start", "rdn", "lc", "products", "step_rest", "anderson")

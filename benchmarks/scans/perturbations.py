@@ -25,7 +25,7 @@ from benchmarks.scans.perturbed_scans import (
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.emulation import Frames, Scan, emulate_frames
 from engine.mpi.simulation.scanner import FflScanner
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 OTHER_GRADIENT = 0.6
 """T/m."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.emulation import Frames, Scan
 from engine.mpi.metrics import snr_db
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 STREAM = 38
 """Of the random factors; those of phantoms and noise are others."""

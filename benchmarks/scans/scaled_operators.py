@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.factorisation import DEFAULT_RANK_SHARE
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
-from engine.operators import DenseMatrices, Operators
+from engine.operators.factorisation import DEFAULT_RANK_SHARE
+from engine.operators.operators import DenseMatrices, Operators
 
 VOXEL = 0.002
 """Edge of a voxel in metres."""

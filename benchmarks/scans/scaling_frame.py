@@ -19,9 +19,9 @@ from engine.machine.arithmetic import single_blas_thread
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
-from engine.operators_file import load_operators
-from engine.products import products_of
+from engine.operators.operators import Operators
+from engine.operators.operators_file import load_operators
+from engine.operators.products import products_of
 from engine.reconstructor import Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 

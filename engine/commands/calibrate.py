@@ -7,7 +7,7 @@ import click
 
 from engine.calibration import CalibrationConfig, calibrate_with_report
 from engine.commands.outputs import require_distinct_files
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 
 def _parse_harmonics(

@@ -15,9 +15,9 @@ from engine.mpi.mdf.image_intervals import read_intervals
 from engine.mpi.mdf.spectra import background_mask, bins
 from engine.mpi.mdf.values import damage_reported
 from engine.mpi.simulation import truth
-from engine.operators import Operators
-from engine.operators_file import KIND as OPERATORS_KIND
-from engine.operators_file import load_operators
+from engine.operators.operators import Operators
+from engine.operators.operators_file import KIND as OPERATORS_KIND
+from engine.operators.operators_file import load_operators
 
 
 @click.command(short_help="Say what a file or bundle is.")

@@ -26,7 +26,7 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf.new_files import new_reconstruction_file
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport
 from engine.sessions import PROVIDER_NAMES

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from engine.errors import InputError, PairingError
 from engine.live.raw_frame import RawFrame
 from engine.measurement import row_places
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 

@@ -14,7 +14,7 @@ from engine.live.loop_config import LoopConfig
 from engine.live.raw_frame import RawFrame
 from engine.live.running_background import RunningBackground
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstruction, Reconstructor
 
 

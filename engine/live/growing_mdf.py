@@ -27,7 +27,7 @@ from engine.mpi.mdf.reading import read_open_mdf
 from engine.mpi.mdf.recording_mark import COUNT, is_unfinished
 from engine.mpi.mdf.spectra import acquisition_slots, bins, measurement_of
 from engine.mpi.mdf.values import combined, damage_reported
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 POLL_S = 0.01
 """How often the file is looked at: short beside the time of a frame."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.arrays import Float32Array
 from engine.errors import LiveError
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 
 CHECK_SNR_DB = 25.0

@@ -11,7 +11,7 @@ from engine.arrays import Float32Array
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Solution
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep
 from engine.solvers.planar_grid import require_one_slice

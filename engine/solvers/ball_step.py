@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.arrays import Float32Array
 from engine.errors import PairingError
 from engine.normalization import NormalizedMeasurement, noise_bound
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 
 TINY_NORM = float(np.finfo(np.float32).tiny)

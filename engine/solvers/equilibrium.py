@@ -11,7 +11,7 @@ from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes, OneLane
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.protocols import Consistency, ImagePrior
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from engine.fixed_point.solution import Solution
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 
 class FrameSolver(Protocol):

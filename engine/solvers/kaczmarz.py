@@ -13,7 +13,7 @@ from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Result, Solution
 from engine.machine.compiled import kernel
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,

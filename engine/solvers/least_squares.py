@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.normalization import NormalizedMeasurement
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 
 class LeastSquares:

@@ -1,7 +1,7 @@
 """The networks and the total variation are two-dimensional: the grids that they can take."""
 
 from engine.errors import PairingError
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 
 def require_one_slice(operators: Operators) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.arrays import Float32Array
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.admm import TOLERANCE, FrameWeights, PlanarAdmm
 from engine.weights import MethodWeights

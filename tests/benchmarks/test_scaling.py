@@ -12,7 +12,7 @@ from benchmarks.scans.scaled_operators import Size, made_up_operators, stretched
 from benchmarks.scans.scaling_frame import dense_bytes, measure_frame, operators_bytes, peak_megabytes
 from engine.errors import DeqMpiError
 from engine.normalization import normalize
-from engine.operators_file import load_operators, save_operators
+from engine.operators.operators_file import load_operators, save_operators
 
 SINGLE = 5e-6
 """Products of single-precision factors of some hundred terms, relative to the norm of 25."""

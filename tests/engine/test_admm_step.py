@@ -11,7 +11,7 @@ from engine.errors import PairingError
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import RowLayout
-from engine.operators import DenseMatrices, Operators
+from engine.operators.operators import DenseMatrices, Operators
 
 STEP_TOLERANCE = 5e-6
 """Relative to the largest value: float32 sums of about 100 products, spectral norm 25."""

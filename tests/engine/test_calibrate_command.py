@@ -7,7 +7,7 @@ from engine.calibration import calibrate as calibrate_from_python
 from engine.commands.calibrate import calibrate
 from engine.errors import ConfigError, SelectionError
 from engine.mpi.mdf import write_mdf
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 
 
 @pytest.fixture(scope="module")

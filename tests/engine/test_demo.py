@@ -21,7 +21,7 @@ from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation.scanner import PRESETS, FflScanner
 from engine.mpi.simulation.truth import load_truth
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 

@@ -14,7 +14,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.equilibrium_sequence import EquilibriumSequence
 from engine.warm_start import LastFrame, is_same_scene, warm_start

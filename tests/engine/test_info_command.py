@@ -12,7 +12,7 @@ from engine.cli import main
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.mpi.simulation.truth import Truth, save_truth
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = FIXTURES / "bundle"

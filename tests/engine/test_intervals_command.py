@@ -19,7 +19,7 @@ from engine.methods import open_method
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"

@@ -15,7 +15,7 @@ from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
-from engine.operators_file import load_operators, save_operators
+from engine.operators.operators_file import load_operators, save_operators
 from engine.reconstructor import Reconstructor
 from engine.weights import WEIGHT_NAMES, MethodWeights, SnrCurve, save_weights
 

@@ -15,7 +15,7 @@ from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
-from engine.operators_file import load_operators, save_operators
+from engine.operators.operators_file import load_operators, save_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 

@@ -15,7 +15,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import BATCH, Reconstructor
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares

@@ -18,7 +18,7 @@ from engine.mpi.simulation.scan import (
     simulate_calibration,
     simulate_measurement,
 )
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium

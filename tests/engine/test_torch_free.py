@@ -106,7 +106,7 @@ def test_calibrate_and_reconstruct_without_torch(scan, tmp_path: Path) -> None:
     assert images(read_mdf(image)).shape == (2, 1, 1, 4, 5)
 
 
-@pytest.mark.parametrize("module", ["engine", "engine.cli", "engine.operators", "engine.mpi.grid"])
+@pytest.mark.parametrize("module", ["engine", "engine.cli", "engine.operators.operators", "engine.mpi.grid"])
 def test_entry_points_import_lightly(module: str) -> None:
     """Asking for help must not wait for libraries that only one command needs."""
     run = run_refusing(f"import {module}\nprint([name for name in {HEAVY!r} if name in sys.modules])")

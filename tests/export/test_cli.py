@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from engine.bundle import load_bundle
 from engine.calibration import calibrate
 from engine.fixed_point.solve import FixedPointConfig
-from engine.operators_file import load_operators
+from engine.operators.operators_file import load_operators
 from export.cli import main
 
 

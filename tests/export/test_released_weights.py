@@ -16,7 +16,7 @@ from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.mpi.row_layout import Acquisition, RowLayout
-from engine.operators import DenseMatrices, Operators
+from engine.operators.operators import DenseMatrices, Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from engine.errors import ConfigError, InputError
-from engine.factorisation import make_operators
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import snr_db
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
+from engine.operators.factorisation import make_operators
 from trainer.dataset import PhantomSet
 from trainer.linear_operators import TorchOperators
 from trainer.noise import (

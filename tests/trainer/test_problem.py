@@ -15,7 +15,7 @@ from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.phantoms import vessel_images
 from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import FflScanner
-from engine.operators import SPECTRAL_NORM
+from engine.operators.operators import SPECTRAL_NORM
 from trainer.config import DataConfig
 from trainer.problem import load_images, load_problem, load_scan, make_problem, make_scan
 

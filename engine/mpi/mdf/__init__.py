@@ -1,7 +1,7 @@
 """Magnetic particle imaging data format (MDF), version 2: the content of a file, reading and writing.
 
-Spectra and bins of a file come from `engine.mpi.mdf.spectra`, grids and images from `engine.mpi.mdf.grids`, new
-files from `engine.mpi.mdf.new_files`.
+Spectra and bins of a file come from `engine.mpi.mdf.spectra`, grids and images from `engine.mpi.mdf.grids`,
+new files from `engine.mpi.mdf.new_files`.
 """
 
 from engine.mpi.mdf.checks import check_mdf

@@ -15,7 +15,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.operators import Operators
 from trainer.checkpoint import load_networks
 
 SINGLE = 1e-5

@@ -15,8 +15,8 @@ from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.arithmetic import IS_X86
-from engine.operators import Operators
-from engine.products import DenseProducts
+from engine.operators.operators import Operators
+from engine.operators.products import DenseProducts
 from engine.sessions import OnnxConsistency, OnnxPrior
 
 EVALUATIONS = 4

@@ -27,7 +27,7 @@ from engine.measurement import NOTE_NO_BACKGROUND
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.mpi.row_layout import Acquisition
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 ROOT = Path(__file__).parents[3]
 MASK = np.arange(10) < 4  # background first, so that the running mean is the mean from the first frame on

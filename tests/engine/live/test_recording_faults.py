@@ -241,7 +241,7 @@ from pathlib import Path
 from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
-from engine.operators import Acquisition
+from engine.operators.operators import Acquisition
 folder, template, stated = sys.argv[1:]
 values = json.loads(stated)
 lists = {name: np.array(values[name]) for name in ("channels", "bins")}

@@ -18,7 +18,7 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scan import simulate_calibration, simulate_moving_measurement
 from engine.mpi.simulation.scanner import FflScanner
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 CONFIG = """
 [reconstruction]

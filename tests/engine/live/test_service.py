@@ -21,7 +21,7 @@ from engine.live.messages import (
 )
 from engine.live.service import LiveService
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 WAIT_S = 30.0
 """Longest wait for something that is sure to happen."""

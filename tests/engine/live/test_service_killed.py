@@ -10,7 +10,7 @@ from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_status, encod
 from engine.live.recording_finish import recover_folder
 from engine.live.service_process import ServiceProcess
 from engine.mpi.mdf import read_mdf, write_mdf
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 CONFIG = """
 [reconstruction]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.factorisation import make_operators
 from engine.mpi.grid import Grid
 from engine.normalization import NormalizedMeasurement, normalize
-from engine.operators import Operators
+from engine.operators.factorisation import make_operators
+from engine.operators.operators import Operators
 
 
 @dataclass(frozen=True)

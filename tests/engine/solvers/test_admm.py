@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, PairingError
-from engine.factorisation import make_operators
 from engine.fixed_point.solution import Result
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
+from engine.operators.factorisation import make_operators
 from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
 from engine.weights import MethodWeights, SnrCurve
 

@@ -5,9 +5,9 @@ import pytest
 
 from engine.admm_step import AdmmStep
 from engine.errors import PairingError
-from engine.factorisation import make_operators
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.mpi.grid import Grid
+from engine.operators.factorisation import make_operators
 from engine.solvers.ball_step import BallStep
 
 EXACT_TOLERANCE = 5e-6

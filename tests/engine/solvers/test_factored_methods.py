@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.factorisation import make_factored_operators, make_operators
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
-from engine.operators import SPECTRAL_NORM
+from engine.operators.factorisation import make_factored_operators, make_operators
+from engine.operators.operators import SPECTRAL_NORM
 from engine.solvers.admm import AdmmHybrid, AdmmL1, AdmmTv
 from engine.solvers.ball_equilibrium import BallEquilibrium
 from engine.solvers.ball_step import BallStep

@@ -121,7 +121,7 @@ def test_no_iteration_is_refused(problem) -> None:
 
 
 def test_networks_need_one_slice(make_system_matrix) -> None:
-    from engine.factorisation import make_operators
+    from engine.operators.factorisation import make_operators
 
     operators = make_operators(make_system_matrix(Grid((3, 2, 2), (0.006, 0.004, 0.004)), 30, (6, 8), 1))
     for build in (

@@ -21,7 +21,7 @@ import pytest
 from engine.calibration import CalibrationConfig, calibrate
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
-from engine.operators_file import save_operators
+from engine.operators.operators_file import save_operators
 
 ROOT = Path(__file__).parents[4]
 SEED = 20_260

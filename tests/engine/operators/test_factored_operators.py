@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import engine.truncated_svd
+import engine.operators.truncated_svd
 from engine.calibration import CalibrationConfig, calibrate_with_report, make_operators
 from engine.commands.info import info
 from engine.errors import ConfigError, OperatorsError, PairingError, SelectionError
-from engine.factorisation import make_factored_operators
 from engine.mpi.grid import Grid
 from engine.normalization import normalize
-from engine.operators_file import DENSE, FIELDS, load_operators, save_operators
+from engine.operators.factorisation import make_factored_operators
+from engine.operators.operators_file import DENSE, FIELDS, load_operators, save_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.cg_tikhonov import CgTikhonov
 from engine.solvers.kaczmarz import Kaczmarz
@@ -30,7 +30,7 @@ SINGLE = 2e-6
 SINGLE_SUMS = 1e-5
 """Relative; float32 sums of some hundred products."""
 
-OLD_FILE = Path(__file__).parents[1] / "fixtures" / "operators-schema-1.h5"
+OLD_FILE = Path(__file__).parents[2] / "fixtures" / "operators-schema-1.h5"
 """Written by the version before there were factored operators: 3 x 2 voxels, 8 complex rows, rank 4."""
 
 
@@ -78,7 +78,7 @@ def test_all_triplets_are_those_of_dense_operators(small_system_matrix) -> None:
 
 def test_the_range_finder_gives_operators_too(small_system_matrix, monkeypatch) -> None:
     exact = make_factored_operators(small_system_matrix, 12)
-    monkeypatch.setattr(engine.truncated_svd, "EXACT_SIDE", 10)
+    monkeypatch.setattr(engine.operators.truncated_svd, "EXACT_SIDE", 10)
     found = make_factored_operators(small_system_matrix, 12)
     assert (1 - SINGLE) * exact.truncation_error <= found.truncation_error < 1.01 * exact.truncation_error
     np.testing.assert_allclose(found.singular_values, exact.singular_values, rtol=0.01)

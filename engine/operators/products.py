@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.arrays import Float32Array
-from engine.operators import Operators
+from engine.operators.operators import Operators
 
 
 class Products(Protocol):

@@ -14,7 +14,7 @@ from engine.errors import MdfError, OperatorsError
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
-from engine.operators import DenseMatrices, Operators
+from engine.operators.operators import DenseMatrices, Operators
 
 KIND = "deq-mpi-operators"
 """Root attribute `kind` of every operators file."""

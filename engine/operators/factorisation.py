@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from engine.errors import SelectionError
 from engine.mpi.system_matrix import SystemMatrix
-from engine.operators import SPECTRAL_NORM, DenseMatrices, Operators
-from engine.truncated_svd import rounding_level, truncated_svd
+from engine.operators.operators import SPECTRAL_NORM, DenseMatrices, Operators
+from engine.operators.truncated_svd import rounding_level, truncated_svd
 
 DEFAULT_RANK_SHARE = 0.65
 """Share of the singular triplets in the least-squares start; the released code keeps 220 of 338."""

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import engine.truncated_svd
-from engine.truncated_svd import randomised_svd, truncated_svd
+import engine.operators.truncated_svd
+from engine.operators.truncated_svd import randomised_svd, truncated_svd
 
 DOUBLE = 1e-12
 """Relative to ||A||: double precision over a few products of some hundred terms."""
@@ -106,10 +106,10 @@ def test_only_large_matrices_of_few_wanted_triplets_are_searched_at_random(monke
         asked.append(n_triplets)
         return randomised_svd(matrix, n_triplets)
 
-    monkeypatch.setattr(engine.truncated_svd, "randomised_svd", searched)
+    monkeypatch.setattr(engine.operators.truncated_svd, "randomised_svd", searched)
     matrix = matrix_of_decay(60, 50, 3)
     truncated_svd(matrix, 10)
-    monkeypatch.setattr(engine.truncated_svd, "EXACT_SIDE", 40)
+    monkeypatch.setattr(engine.operators.truncated_svd, "EXACT_SIDE", 40)
     truncated_svd(matrix, 26)
     assert asked == []
     found = truncated_svd(matrix, 10)

@@ -45,7 +45,7 @@ class Operators:
     The matrix is given by K singular triplets, A = U diag(s) V^T. Dense operators hold all of them (K = N)
     and the matrices multiplied out. Factored operators hold the triplets alone, in memory linear in
     (R + N) K; A then means U diag(s) V^T of these, and M its (I + A^T A)^-1
-    (`engine.products` applies both).
+    (`engine.operators.products` applies both).
 
     Attributes
     ----------
@@ -143,3 +143,19 @@ class Operators:
                 "this needs the matrix itself; run engine calibrate without --factors"
             )
         return self.dense
+
+
+ROWS_PER_TRIPLET = 2
+"""Rows needed per singular triplet (dense operators: per voxel) to estimate the noise from the part of the
+data that no image explains."""
+
+
+def can_estimate_noise(operators: Operators) -> bool:
+    """Whether the operators have the rows to estimate the noise level of a measurement."""
+    return operators.n_rows >= ROWS_PER_TRIPLET * operators.n_triplets
+
+
+def rows_for_unknowns(operators: Operators) -> str:
+    """Say how many rows there are for how many unknowns of the noise estimate."""
+    unknowns = "voxels" if operators.dense is not None else "singular triplets"
+    return f"{operators.n_rows} rows for {operators.n_triplets} {unknowns}"

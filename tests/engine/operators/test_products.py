@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import PairingError
-from engine.factorisation import make_factored_operators, make_operators
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
-from engine.operators import DenseMatrices, Operators
-from engine.products import DenseProducts, FactoredProducts, products_of
+from engine.operators.factorisation import make_factored_operators, make_operators
+from engine.operators.operators import DenseMatrices, Operators
+from engine.operators.products import DenseProducts, FactoredProducts, products_of
 
 SINGLE = 3e-6
 """Relative to the operands' norms times the operator's: float32 sums of at most some hundred products."""

@@ -7,7 +7,7 @@ import pytest
 
 from engine.calibration import make_operators
 from engine.errors import InputError, OperatorsError
-from engine.operators_file import FIELDS, KIND, SCHEMA, load_operators, save_operators
+from engine.operators.operators_file import FIELDS, KIND, SCHEMA, load_operators, save_operators
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from engine.errors import SelectionError
-from engine.factorisation import make_operators
 from engine.mpi.grid import Grid
-from engine.operators import SPECTRAL_NORM, START_DAMPING
+from engine.operators.factorisation import make_operators
+from engine.operators.operators import SPECTRAL_NORM, START_DAMPING
 
 # Rounding of values of at most 25 to single precision: 25 * 2^-24 = 1.5e-6.
 SINGLE = 2e-6

@@ -1,0 +1,1 @@
+"""What a solver needs of one system matrix: factors, products, the file that keeps them."""
