@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.bundle import Bundle, default_bundle_path, load_bundle
-    from engine.calibration import calibrate
-    from engine.calibration_config import CalibrationConfig
+    from engine.calibration.calibrate import calibrate
+    from engine.calibration.config import CalibrationConfig
     from engine.errors import DeqMpiError, InputError
     from engine.fixed_point.solution import Result, Solution, SolveStats
     from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
@@ -74,8 +74,8 @@ _MODULES = {
     "Bundle": "engine.bundle",
     "default_bundle_path": "engine.bundle",
     "load_bundle": "engine.bundle",
-    "calibrate": "engine.calibration",
-    "CalibrationConfig": "engine.calibration_config",
+    "calibrate": "engine.calibration.calibrate",
+    "CalibrationConfig": "engine.calibration.config",
     "DeqMpiError": "engine.errors",
     "InputError": "engine.errors",
     "FixedPointConfig": "engine.fixed_point.solve",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration import calibrate
+from engine.calibration.calibrate import calibrate
 from engine.machine.atomic_write import atomic_path
 from engine.measurement import measurement_rows
 from engine.methods import open_method

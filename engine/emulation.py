@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
+from engine.calibration.calibrate import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import InputError
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import snr_db

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
-from engine.calibration import calibrate
+from engine.calibration.calibrate import calibrate
 from engine.errors import ConfigError, InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix

@@ -17,7 +17,8 @@ class TorchOperators(nn.Module):
     Parameters
     ----------
     operators : Operators
-        From `engine.calibration.make_operators` or `engine.operators.operators_file.load_operators`.
+        From `engine.calibration.calibrate.make_operators` or
+        `engine.operators.operators_file.load_operators`.
     dtype : torch.dtype, optional
         float32 for training, float64 for numerical checks.
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
+from engine.calibration.calibrate import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import ConfigError
 from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scans.scans import TRAIN_GRADIENT, reference_scan
-from engine.calibration import CalibrationConfig, make_operators, system_matrix_from_mdf
+from engine.calibration.calibrate import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration, system_response
 from engine.mpi.simulation.scanner import FflScanner

@@ -71,7 +71,7 @@ def intervals_command(
 def _scan(system_matrix: str) -> Scan:
     if system_matrix in PRESETS:
         return emulate_scan(system_matrix)
-    from engine.calibration import system_matrix_from_mdf
+    from engine.calibration.calibrate import system_matrix_from_mdf
 
     return scan_of(system_matrix_from_mdf(system_matrix))
 

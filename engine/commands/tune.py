@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engine.calibration import system_matrix_from_mdf
+from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.commands.levels import parse_levels
 from engine.commands.outputs import require_distinct_files
 from engine.emulation import Scan, emulate_scan, scan_of

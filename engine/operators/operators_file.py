@@ -95,7 +95,7 @@ def save_operators(path: str | os.PathLike[str], operators: Operators) -> None:
     path : path
         File to create or replace.
     operators : Operators
-        What `engine.calibration` made.
+        What `engine.calibration.calibrate` made.
 
     Raises
     ------

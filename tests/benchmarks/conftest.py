@@ -10,7 +10,7 @@ from benchmarks import accuracy, galleries, live, robustness, snr_mismatch, upsa
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.scans.scans import perturbed_scans, scans
-from engine.calibration import system_matrix_from_mdf
+from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid

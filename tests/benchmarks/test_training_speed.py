@@ -23,7 +23,7 @@ from benchmarks.contestants.eager_training import (
 )
 from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.training_speed import FULL, OPPONENT, SAME_PRECISION, TRAINER, Setting, Trainee, load_trained
-from engine.calibration import system_matrix_from_mdf
+from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.phantoms import vessel_images

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.admm_step import AdmmStep
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import PairingError
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid

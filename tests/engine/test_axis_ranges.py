@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.axis_ranges import DEFAULT_BATCH, AxisRange, axis_lengths, axis_ranges, shape_range
 from engine.bundle import load_bundle
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.mpi.grid import Grid
 

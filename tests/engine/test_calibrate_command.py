@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engine.calibration import CalibrationConfig
-from engine.calibration import calibrate as calibrate_from_python
+from engine.calibration.calibrate import CalibrationConfig
+from engine.calibration.calibrate import calibrate as calibrate_from_python
 from engine.commands.calibrate import calibrate
 from engine.errors import ConfigError, SelectionError
 from engine.mpi.mdf import write_mdf

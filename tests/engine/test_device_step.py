@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.admm_step import AdmmStep
 from engine.bundle import load_bundle
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.device_step import SLOT_ROWS, DeviceStep
 from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import PairingError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes

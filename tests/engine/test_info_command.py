@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engine.calibration import CalibrationConfig, calibrate
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.lane_choice import choose_lanes
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.calibration import CalibrationConfig, calibrate
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.errors import MdfError, PairingError
 from engine.measurement import measurement_rows, whiten_rows
 from engine.mpi.mdf.new_files import new_measurement_file, new_reconstruction_file

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engine.calibration import CalibrationConfig, calibrate
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.measurement import measurement_rows
 from engine.method_settings import MethodSettings

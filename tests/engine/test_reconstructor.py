@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import InputError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.bundle import default_bundle_path, load_bundle
-from engine.calibration import calibrate
+from engine.calibration.calibrate import calibrate
 from engine.measurement import measurement_rows
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.bundle import load_bundle
-from engine.calibration import calibrate
+from engine.calibration.calibrate import calibrate
 from engine.fixed_point.solve import FixedPointConfig
 from engine.operators.operators_file import load_operators
 from export.cli import main

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.calibration import CalibrationConfig, system_matrix_from_mdf
+from engine.calibration.calibrate import CalibrationConfig, system_matrix_from_mdf
 from engine.errors import ConfigError, InputError
 from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid

@@ -19,7 +19,7 @@ from benchmarks.scans.perturbed_scans import (
     with_turn,
 )
 from benchmarks.scans.scans import perturbed_scans
-from engine.calibration import system_matrix_from_mdf
+from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.emulation import Scan, scan_of
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scan import simulate_calibration

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import engine.fixed_point.solve
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.calibration import CalibrationConfig, calibrate
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
 from engine.intervals import Interval
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.machine import memory as available_memory
 from engine.machine.memory import available_bytes, require_memory

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine.operators.truncated_svd
-from engine.calibration import CalibrationConfig, calibrate_with_report, make_operators
+from engine.calibration.calibrate import CalibrationConfig, calibrate_with_report, make_operators
 from engine.commands.info import info
 from engine.errors import ConfigError, OperatorsError, PairingError, SelectionError
 from engine.mpi.grid import Grid

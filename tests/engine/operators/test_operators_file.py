@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.calibration import make_operators
+from engine.calibration.calibrate import make_operators
 from engine.errors import InputError, OperatorsError
 from engine.operators.operators_file import FIELDS, KIND, SCHEMA, load_operators, save_operators
 

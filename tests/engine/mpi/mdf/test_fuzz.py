@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.calibration import CalibrationConfig, calibrate
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.operators.operators_file import save_operators

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.calibration_config import CalibrationConfig
+from engine.calibration.config import CalibrationConfig
+from engine.calibration.row_selection import SelectedRows, select_rows
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.factorisation import make_factored_operators, make_operators
 from engine.operators.operators import Operators, can_estimate_noise, rows_for_unknowns
-from engine.row_selection import SelectedRows, select_rows
 
 __all__ = [
     "CalibrationConfig",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.calibration_config import CalibrationConfig
+from engine.calibration.config import CalibrationConfig
 from engine.errors import MdfError, SelectionError
 from engine.mpi.mdf import MdfFile, Measurement
 from engine.mpi.mdf.grids import calibration_grid, calibration_snr, grid_frames

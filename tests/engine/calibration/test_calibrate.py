@@ -4,17 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.calibration import (
+from engine.calibration.calibrate import (
     CalibrationConfig,
     calibrate,
     calibrate_with_report,
     make_operators,
     system_matrix_from_mdf,
 )
+from engine.calibration.row_selection import select_rows
 from engine.errors import ConfigError, MdfError, SelectionError
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_measurement_file
-from engine.row_selection import select_rows
 
 # Bins within 200 Hz of the 2nd and 3rd harmonic of 1 kHz at 100 Hz per bin.
 BAND = [18, 19, 20, 21, 22, 28, 29, 30, 31, 32]
