@@ -24,8 +24,8 @@ from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
 from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, FramesStep
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.metrics import psnr_db
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.ball_step import BallStep

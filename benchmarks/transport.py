@@ -24,7 +24,7 @@ from engine.live.frame_socket import FrameSocket
 from engine.live.image_socket import ImageSocket
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.messages import IMAGE_TOPIC, decode_image, encode_frame, encode_image
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
 

@@ -23,7 +23,7 @@ from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import y_shape
 from benchmarks.scans.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
 from engine.emulation import INTENSITY
-from engine.measurement import whiten_rows
+from engine.measurement.file_rows import whiten_rows
 from engine.mpi.metrics import psnr_db
 from engine.mpi.resampling import bicubic_upsampling
 from engine.mpi.simulation.phantoms import box_average, fine_vessel_images

@@ -26,8 +26,8 @@ from engine.admm_step import AdmmStep
 from engine.bundle import MODELS as SHIPPED
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BundleError, InputError
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.metrics import psnr_db
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior
 from trainer.checkpoint import CONFIG_FILE, load_networks

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from engine.live.live_image import LiveImage, LiveReport
     from engine.live.live_reconstructor import LiveReconstructor
     from engine.live.loop_config import LoopConfig
-    from engine.live.raw_frame import RawFrame
-    from engine.measurement import MeasurementRows, measurement_rows, whiten_rows
+    from engine.measurement.file_rows import MeasurementRows, measurement_rows, whiten_rows
+    from engine.measurement.raw_frame import RawFrame
     from engine.method_settings import MethodSettings
     from engine.methods import open_method
     from engine.mpi.grid import Grid
@@ -85,10 +85,10 @@ _MODULES = {
     "LiveReport": "engine.live.live_image",
     "LiveReconstructor": "engine.live.live_reconstructor",
     "LoopConfig": "engine.live.loop_config",
-    "RawFrame": "engine.live.raw_frame",
-    "MeasurementRows": "engine.measurement",
-    "measurement_rows": "engine.measurement",
-    "whiten_rows": "engine.measurement",
+    "RawFrame": "engine.measurement.raw_frame",
+    "MeasurementRows": "engine.measurement.file_rows",
+    "measurement_rows": "engine.measurement.file_rows",
+    "whiten_rows": "engine.measurement.file_rows",
     "MethodSettings": "engine.method_settings",
     "open_method": "engine.methods",
     "Grid": "engine.mpi.grid",

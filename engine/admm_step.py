@@ -11,7 +11,7 @@ from engine.bound_blocks import bind
 from engine.errors import PairingError
 from engine.machine.compiled import kernel
 from engine.machine.two_cores import Lanes, OneLane
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 from engine.operators.products import Products, products_of
 from engine.protocols import Consistency, ImagePrior

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.calibration.calibrate import calibrate
 from engine.machine.atomic_write import atomic_path
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.methods import open_method
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf

@@ -198,7 +198,7 @@ class Manifest:
         `WITHOUT_SOLVER`.
     dual_start : float
         Size of the first data dual of an equilibrium method; 0 starts with zero duals. See
-        `engine.normalization.NormalizedMeasurement.data_dual`.
+        `engine.measurement.normalization.NormalizedMeasurement.data_dual`.
     training : mapping
         Free-form facts about the training run, values that JSON can hold.
     intervals : IntervalsEntry, optional

@@ -13,8 +13,8 @@ from engine.errors import ConfigError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.intervals import Interval, Intervals
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.method_settings import MethodSettings
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.operators import Operators
 from engine.report import FrameReport
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.arrays import Float32Array
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 
 IMAGE_WEIGHT = 30.0

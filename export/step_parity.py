@@ -16,7 +16,7 @@ from engine.device_step import DeviceStep
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
-from engine.normalization import noise_bound, normalize
+from engine.measurement.normalization import noise_bound, normalize
 from engine.reconstructor import Reconstructor
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium

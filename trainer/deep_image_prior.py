@@ -17,7 +17,7 @@ from torch.nn import functional
 from engine.arrays import Float32Array
 from engine.errors import InputError, NonFiniteError
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.toml_settings import require
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
-from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.operators.operators import ROWS_PER_TRIPLET
 from trainer.linear_operators import TorchOperators
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 from engine.solvers.total_variation import CHECK_EVERY
 

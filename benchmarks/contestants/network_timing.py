@@ -17,7 +17,7 @@ from torch import nn
 
 from engine.bundle import Bundle
 from engine.machine.arithmetic import single_blas_thread
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.solvers.equilibrium import Equilibrium

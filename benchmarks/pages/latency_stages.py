@@ -12,7 +12,7 @@ from engine.arrays import Float32Array
 from engine.bundle import Bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
-from engine.normalization import normalize
+from engine.measurement.normalization import normalize
 from engine.operators.operators import Operators
 from engine.operators.products import Products, products_of
 from engine.sessions import OnnxConsistency, OnnxPrior

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.machine.arithmetic import single_blas_thread
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.operators import Operators
 from engine.operators.operators_file import load_operators
 from engine.operators.products import products_of

@@ -19,7 +19,7 @@ from engine.fixed_point.solution import Result
 from engine.interval_store import require_intervals, stored_intervals
 from engine.intervals import Intervals
 from engine.machine.atomic_write import atomic_path
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of, open_method
 from engine.mpi.grid import Grid

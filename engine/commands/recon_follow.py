@@ -13,11 +13,11 @@ import h5py
 from engine.errors import InputError, NonFiniteError
 from engine.live.growing_file import GrowingFile
 from engine.live.growing_mdf import FollowedMeasurement, single_frame
-from engine.live.raw_frame import RawFrame
 from engine.live.recording_contents import REPORT, image_content, image_row
 from engine.live.recording_finish import recover_recording
-from engine.live.running_mean import RunningMean
-from engine.measurement import NOTE_NO_BACKGROUND, measurement_rows
+from engine.measurement.background import RunningMean
+from engine.measurement.file_rows import NOTE_NO_BACKGROUND, measurement_rows
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile
 from engine.reconstructor import Reconstruction, Reconstructor
 

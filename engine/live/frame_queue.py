@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.live.counters import DropReason, Ledger
 from engine.live.late_frames import LateFrames, Waiting, WaitingFrame
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 
 REMEMBERED = 4096
 """Numbers of a stream that are known to have come: a later duplicate counts as out of order."""

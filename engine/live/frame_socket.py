@@ -11,8 +11,8 @@ import zmq
 from engine.errors import MessageError
 from engine.live.listening_socket import ListeningSocket
 from engine.live.messages import decode_frame
-from engine.live.raw_frame import RawFrame
 from engine.live.strict_json import MAX_HEADER
+from engine.measurement.raw_frame import RawFrame
 
 QUEUE = 8
 """Messages that wait for each producer (RCVHWM); one that is faster waits on its own side."""

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.fixed_point.solution import Result
-from engine.live.frame_rows import FrameRows, saturated_channels, spectra_of
 from engine.live.live_image import BackgroundState, Flag
 from engine.live.loop_config import LoopConfig
-from engine.live.raw_frame import RawFrame
-from engine.live.running_background import RunningBackground
+from engine.measurement.background import RunningBackground
+from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra_of
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
 from engine.operators.operators import Operators
 from engine.reconstructor import Reconstruction, Reconstructor

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError
-from engine.live.raw_frame import RawFrame
 from engine.live.recording_contents import ACQUIRED, BACKGROUND, FRAMES, NO_TIME, SEQUENCE, STREAM
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf.model import Measurement
 from engine.mpi.mdf.reading import read_open_mdf
@@ -156,7 +156,7 @@ def single_frame(header: MdfFile, data: NDArray[Any], background: NDArray[Any] |
     Returns
     -------
     MdfFile
-        What `engine.measurement.measurement_rows` takes.
+        What `engine.measurement.file_rows.measurement_rows` takes.
     """
     frames = [data] if background is None else [background, data]
     measurement = replace(

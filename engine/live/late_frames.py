@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from engine.live.counters import DropReason
-from engine.live.raw_frame import RawFrame
-from engine.live.running_background import layout_of
+from engine.measurement.background import layout_of
+from engine.measurement.raw_frame import RawFrame
 
 
 @dataclass(frozen=True, order=True)

@@ -15,10 +15,10 @@ from engine.live.frame_to_image import FrameToImage, Made
 from engine.live.late_frames import POLICIES, WaitingFrame
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.loop_config import LoopConfig
-from engine.live.raw_frame import RawFrame
-from engine.live.running_background import RunningBackground
 from engine.live.self_check import require_working
 from engine.live.swap import SwapState, SwapStep, Trial
+from engine.measurement.background import RunningBackground
+from engine.measurement.raw_frame import RawFrame
 from engine.reconstructor import Reconstructor
 
 IDLE_S = 0.25

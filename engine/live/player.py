@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile
 from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, measurement_of
 from engine.mpi.mdf.values import combined

@@ -7,7 +7,7 @@ import zmq
 
 from engine.errors import LiveError
 from engine.live.messages import encode_frame
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 
 SEND_MS = 30_000
 """Longest time for the service to take a frame; it may be starting."""

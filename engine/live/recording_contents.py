@@ -11,9 +11,9 @@ import numpy as np
 from engine.errors import MdfError, PairingError
 from engine.live.growing_file import Column
 from engine.live.messages import ImageMessage
-from engine.live.raw_frame import RawFrame
 from engine.live.strict_json import MAX_HEADER
-from engine.measurement import BANDWIDTH_TOLERANCE
+from engine.measurement.file_rows import BANDWIDTH_TOLERANCE
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf.image_intervals import COVERAGE, HIGH, LOW

@@ -22,7 +22,6 @@ import numpy as np
 
 from engine.errors import DeqMpiError, MessageError
 from engine.live.messages import decode_frame, decode_image
-from engine.live.raw_frame import RawFrame
 from engine.live.recording_contents import (
     Template,
     frame_content,
@@ -40,6 +39,7 @@ from engine.live.recording_finish import (
     unfinished_recordings,
 )
 from engine.live.recording_pipe import FRAME, IMAGE, receive, send_json
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 
 REPORT_S = 0.1

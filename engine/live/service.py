@@ -18,10 +18,10 @@ from engine.live.live_image import BackgroundState, LiveImage
 from engine.live.live_reconstructor import LiveReconstructor
 from engine.live.messages import encode_image, encode_status
 from engine.live.metrics import LiveMetrics
-from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.service_state import Phase, ServiceState
 from engine.live.status_server import StatusServer
+from engine.measurement.raw_frame import RawFrame
 from engine.reconstructor import Reconstructor
 
 FAREWELL_S = 0.2

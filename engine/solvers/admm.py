@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.arrays import Float32Array
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Solution
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep

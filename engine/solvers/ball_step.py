@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
 from engine.errors import PairingError
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solution import Solution
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.solvers.weighted_frames import (
     check_tolerance,

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import NonFiniteError
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.planar_grid import require_one_slice

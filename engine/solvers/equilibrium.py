@@ -10,7 +10,7 @@ from engine.admm_step import AdmmStep
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes, OneLane
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.protocols import Consistency, ImagePrior
 

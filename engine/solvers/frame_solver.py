@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from engine.fixed_point.solution import Solution
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 
 

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Result, Solution
 from engine.machine.compiled import kernel
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.solvers.weighted_frames import (
     check_tolerance,

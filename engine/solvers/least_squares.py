@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 
 

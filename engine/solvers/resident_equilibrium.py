@@ -11,7 +11,7 @@ from engine.errors import BundleError
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import slots_needed, solve_in_slots
-from engine.normalization import NormalizedMeasurement, noise_bound
+from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
 
 

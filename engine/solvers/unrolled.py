@@ -8,7 +8,7 @@ import numpy as np
 from engine.errors import ConfigError
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep

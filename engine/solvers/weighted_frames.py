@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from engine.arrays import Float32Array
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.normalization import NormalizedMeasurement
+from engine.measurement.normalization import NormalizedMeasurement
 from engine.weights import WEIGHT_NAMES, MethodWeights
 
 

@@ -11,7 +11,7 @@ from benchmarks import scaling
 from benchmarks.scans.scaled_operators import Size, made_up_operators, stretched
 from benchmarks.scans.scaling_frame import dense_bytes, measure_frame, operators_bytes, peak_megabytes
 from engine.errors import DeqMpiError
-from engine.normalization import normalize
+from engine.measurement.normalization import normalize
 from engine.operators.operators_file import load_operators, save_operators
 
 SINGLE = 5e-6

@@ -15,7 +15,7 @@ from engine.live.frame_socket import FrameSocket
 from engine.live.image_socket import ImageSocket
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.messages import encode_image
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
 

@@ -24,8 +24,8 @@ from engine.live.messages import (
     encode_image,
     encode_status,
 )
-from engine.live.raw_frame import RawFrame
 from engine.live.service_state import Phase, ServiceState
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from engine.bundle import load_bundle
 from engine.cli import main
 from engine.demo import PRESET, DemoResult, run_demo
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf

@@ -12,8 +12,8 @@ from engine.calibration.calibrate import make_operators
 from engine.errors import PairingError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.operators import Operators
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.equilibrium_sequence import EquilibriumSequence

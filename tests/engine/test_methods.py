@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.errors import BundleError, ConfigError
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method
 from engine.mpi.mdf import read_mdf, write_mdf

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.method_settings import MethodSettings
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid

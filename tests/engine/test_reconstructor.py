@@ -12,9 +12,9 @@ from engine.calibration.calibrate import make_operators
 from engine.errors import InputError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig
+from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
 from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
-from engine.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normalize
 from engine.operators.operators import Operators
 from engine.reconstructor import BATCH, Reconstructor
 from engine.solvers.equilibrium import Equilibrium

@@ -7,7 +7,7 @@ import pytest
 
 from engine.bundle import default_bundle_path, load_bundle
 from engine.calibration.calibrate import calibrate
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile
 from engine.mpi.metrics import psnr_db

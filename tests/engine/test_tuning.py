@@ -11,9 +11,9 @@ import pytest
 import engine.tuning
 from engine.emulation import emulate_frames, scan_of
 from engine.errors import BundleError, ConfigError, InputError, PairingError
+from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from engine.normalization import normalize
 from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
 from engine.tuning import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
 from engine.tuning_report import tuning_report

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 import trainer.deep_image_prior
 from engine.errors import ConfigError, InputError, NonFiniteError
 from engine.fixed_point.solution import Result
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from engine.normalization import NormalizedMeasurement, normalize
 from trainer.deep_image_prior import DipConfig, deep_image_prior, fit_deep_image_prior
 from trainer.problem import Scan
 

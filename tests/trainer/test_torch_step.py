@@ -9,8 +9,8 @@ import torch
 from engine.admm_step import AdmmStep as EngineStep
 from engine.errors import OperatorsError
 from engine.fixed_point.solve import FixedPointConfig
+from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
-from engine.normalization import normalize
 from engine.operators.factorisation import make_factored_operators, make_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.equilibrium import Equilibrium

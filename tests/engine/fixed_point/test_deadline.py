@@ -11,7 +11,7 @@ from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
-from engine.normalization import normalize
+from engine.measurement.normalization import normalize
 from engine.reconstructor import Reconstructor
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.equilibrium_sequence import EquilibriumSequence

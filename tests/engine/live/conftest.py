@@ -13,9 +13,9 @@ from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
 from engine.intervals import Interval
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport
-from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.row_layout import Acquisition

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.live.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 
 

@@ -19,11 +19,11 @@ from engine.cli import main
 from engine.errors import MdfError, PairingError
 from engine.live.growing_file import GrowingFile
 from engine.live.growing_mdf import follow_frames
-from engine.live.raw_frame import RawFrame
 from engine.live.recording_contents import frame_content, frame_row, load_template
 from engine.live.recording_finish import recover_recording
-from engine.live.running_mean import RunningMean
-from engine.measurement import NOTE_NO_BACKGROUND
+from engine.measurement.background import RunningMean
+from engine.measurement.file_rows import NOTE_NO_BACKGROUND
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.mpi.row_layout import Acquisition

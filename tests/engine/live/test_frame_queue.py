@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.live.counters import DropReason, Ledger
 from engine.live.frame_queue import REMEMBERED, FrameQueue
 from engine.live.late_frames import POLICIES
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 
 DATA = np.ones((1, 1, 3), np.complex64)
 OTHER = np.ones((1, 1, 4), np.complex64)

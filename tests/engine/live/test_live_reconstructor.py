@@ -13,7 +13,7 @@ from engine.live.live_image import Flag
 from engine.live.live_reconstructor import LiveReconstructor
 from engine.live.loop_config import LoopConfig
 from engine.live.swap import TRIAL_IMAGES, SwapStep
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.reconstructor import Reconstructor
 
 WAIT_S = 20.0

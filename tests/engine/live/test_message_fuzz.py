@@ -13,7 +13,7 @@ import pytest
 from engine.errors import MessageError
 from engine.live.frame_socket import FrameSocket
 from engine.live.messages import REASONS, decode_frame
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 
 zmq = pytest.importorskip("zmq")
 

@@ -28,8 +28,8 @@ from engine.live.messages import (
     encode_image,
     encode_status,
 )
-from engine.live.raw_frame import RawFrame
 from engine.live.strict_json import MAX_BRACKETS, MAX_HEADER
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.report import FrameReport
 

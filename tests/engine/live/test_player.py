@@ -9,7 +9,7 @@ import pytest
 from engine.errors import InputError
 from engine.live import player
 from engine.live.player import open_recording, play
-from engine.measurement import measurement_rows
+from engine.measurement.file_rows import measurement_rows
 from engine.mpi.mdf.new_files import new_measurement_file
 
 MASK = np.array([True, True, False, True, False])

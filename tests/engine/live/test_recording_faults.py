@@ -238,7 +238,7 @@ FILL = """
 import json, shutil, sys, time
 import numpy as np
 from pathlib import Path
-from engine.live.raw_frame import RawFrame
+from engine.measurement.raw_frame import RawFrame
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
 from engine.operators.operators import Acquisition

@@ -7,7 +7,7 @@ from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.machine import memory as available_memory
 from engine.machine.memory import available_bytes, require_memory
-from engine.normalization import normalize
+from engine.measurement.normalization import normalize
 from engine.solvers.equilibrium import Equilibrium
 
 

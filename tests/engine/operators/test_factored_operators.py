@@ -15,8 +15,8 @@ import engine.operators.truncated_svd
 from engine.calibration.calibrate import CalibrationConfig, calibrate_with_report, make_operators
 from engine.commands.info import info
 from engine.errors import ConfigError, OperatorsError, PairingError, SelectionError
+from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
-from engine.normalization import normalize
 from engine.operators.factorisation import make_factored_operators
 from engine.operators.operators_file import DENSE, FIELDS, load_operators, save_operators
 from engine.reconstructor import Reconstructor

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
-from engine.normalization import NormalizedMeasurement, normalize
 from engine.operators.factorisation import make_operators
 from engine.operators.operators import Operators
 

@@ -8,8 +8,8 @@ import pytest
 
 from engine.errors import ConfigError, PairingError
 from engine.fixed_point.solution import Result
+from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
-from engine.normalization import normalize
 from engine.operators.factorisation import make_operators
 from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
 from engine.weights import MethodWeights, SnrCurve

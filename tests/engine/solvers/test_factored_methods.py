@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.fixed_point.solve import FixedPointConfig
+from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
-from engine.normalization import normalize
 from engine.operators.factorisation import make_factored_operators, make_operators
 from engine.operators.operators import SPECTRAL_NORM
 from engine.solvers.admm import AdmmHybrid, AdmmL1, AdmmTv

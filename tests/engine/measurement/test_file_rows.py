@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.errors import MdfError, PairingError
-from engine.measurement import measurement_rows, whiten_rows
+from engine.measurement.file_rows import measurement_rows, whiten_rows
 from engine.mpi.mdf.new_files import new_measurement_file, new_reconstruction_file
 
 CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)

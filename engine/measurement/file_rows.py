@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError, PairingError
+from engine.measurement.frame_rows import _require_bins, _row_bins, row_places
 from engine.mpi.mdf import MdfFile, Measurement
 from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, spectra
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
@@ -152,54 +153,11 @@ def _mismatch(what: str, own: object, expected: object) -> PairingError:
     )
 
 
-def _row_bins(operators: Operators) -> NDArray[np.int64]:
-    """Bin of each row on the full frequency axis, shape (M,)."""
-    return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
-
-
-def _require_bins(used: NDArray[np.int64], stored: NDArray[np.int64], calibration: Acquisition) -> None:
-    missing = np.setdiff1d(used, stored)
-    if len(missing):
-        spacing = 2 * calibration.bandwidth / calibration.n_samples
-        raise PairingError(
-            f"{len(missing)} of the {len(used)} frequency bins in use are missing from the measurement, the "
-            f"first at {missing[0] * spacing:.6g} Hz; store them or calibrate with a narrower band"
-        )
-
-
 def _take_rows(
     spectra: NDArray[np.complexfloating], sorted_bins: NDArray[np.int64], operators: Operators
 ) -> NDArray[np.complexfloating]:
     """Pick the complex rows (F, M) out of spectra (F, J, C, K) whose last axis has these increasing bins."""
     return spectra[:, *row_places(operators, sorted_bins)]
-
-
-def row_places(
-    operators: Operators, stored_bins: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each complex row stands in the spectra (J, C, K) of a frame.
-
-    Parameters
-    ----------
-    operators : Operators
-        Whose rows.
-    stored_bins : ndarray of int64, shape (K,)
-        Bins of the last axis, 0-based on the full axis, increasing; all bins in use among them.
-
-    Returns
-    -------
-    period, channel, column : ndarray of int64, shape (M,)
-
-    Raises
-    ------
-    PairingError
-        If a bin in use is missing.
-    """
-    used = _row_bins(operators)
-    _require_bins(np.unique(used), stored_bins, operators.acquisition)
-    channels = operators.acquisition.channels
-    period, channel = np.divmod(operators.layout.index // operators.layout.shape[1], len(channels))
-    return period, channels[channel], np.searchsorted(stored_bins, used)
 
 
 def _whiten(rows: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from engine.errors import InputError, PairingError
-from engine.live.raw_frame import RawFrame
-from engine.measurement import row_places
+from engine.measurement.raw_frame import RawFrame
+from engine.mpi.row_layout import Acquisition
 from engine.operators.operators import Operators
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -151,3 +151,46 @@ def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64
     else:
         return np.empty(0, np.int64)
     return np.flatnonzero(reached.any(axis=(0, 2)))
+
+
+def _row_bins(operators: Operators) -> NDArray[np.int64]:
+    """Bin of each row on the full frequency axis, shape (M,)."""
+    return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
+
+
+def _require_bins(used: NDArray[np.int64], stored: NDArray[np.int64], calibration: Acquisition) -> None:
+    missing = np.setdiff1d(used, stored)
+    if len(missing):
+        spacing = 2 * calibration.bandwidth / calibration.n_samples
+        raise PairingError(
+            f"{len(missing)} of the {len(used)} frequency bins in use are missing from the measurement, the "
+            f"first at {missing[0] * spacing:.6g} Hz; store them or calibrate with a narrower band"
+        )
+
+
+def row_places(
+    operators: Operators, stored_bins: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each complex row stands in the spectra (J, C, K) of a frame.
+
+    Parameters
+    ----------
+    operators : Operators
+        Whose rows.
+    stored_bins : ndarray of int64, shape (K,)
+        Bins of the last axis, 0-based on the full axis, increasing; all bins in use among them.
+
+    Returns
+    -------
+    period, channel, column : ndarray of int64, shape (M,)
+
+    Raises
+    ------
+    PairingError
+        If a bin in use is missing.
+    """
+    used = _row_bins(operators)
+    _require_bins(np.unique(used), stored_bins, operators.acquisition)
+    channels = operators.acquisition.channels
+    period, channel = np.divmod(operators.layout.index // operators.layout.shape[1], len(channels))
+    return period, channels[channel], np.searchsorted(stored_bins, used)

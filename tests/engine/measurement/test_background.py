@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from engine.live.frame_to_image import FrameToImage
 from engine.live.loop_config import LoopConfig
-from engine.live.raw_frame import RawFrame
-from engine.live.running_background import RunningBackground
+from engine.measurement.background import RunningBackground
+from engine.measurement.raw_frame import RawFrame
 
 ROUNDING = 1e-12
 """Relative, of means of some tens of doubles."""

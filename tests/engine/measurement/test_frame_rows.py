@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError, PairingError
-from engine.live.frame_rows import FrameRows, saturated_channels, spectra_of
-from engine.live.raw_frame import RawFrame
-from engine.measurement import whiten_rows
+from engine.measurement.file_rows import whiten_rows
+from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra_of
+from engine.measurement.raw_frame import RawFrame
 from engine.mpi.preprocess import stack_real
 
 SINGLE = 1e-6

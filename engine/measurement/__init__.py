@@ -1,0 +1,1 @@
+"""From a raw frame to normalised rows: spectra, rows, background, whitening, scale."""
