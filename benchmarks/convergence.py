@@ -22,12 +22,12 @@ from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
-from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, FramesStep
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.metrics import psnr_db
+from engine.networks.bundle import Bundle, load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
-from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.ball_step import BallStep
 from export.errors import ExportError, ParityError
 

@@ -31,7 +31,6 @@ from benchmarks.scans.scans import (
     frames_of_test_split,
     reference_scan,
 )
-from engine.bundle import default_bundle_path, load_bundle
 from engine.emulation import Frames
 from engine.interval_calibration import (
     COVERAGE,
@@ -41,8 +40,9 @@ from engine.interval_calibration import (
     residuals_of,
     validation_residuals,
 )
-from engine.intervals import Intervals
 from engine.mpi.grid import Grid
+from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.interval_table import Intervals
 
 METHOD = "deq"
 

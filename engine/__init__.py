@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.bundle import Bundle, default_bundle_path, load_bundle
     from engine.calibration.calibrate import calibrate
     from engine.calibration.config import CalibrationConfig
     from engine.errors import DeqMpiError, InputError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from engine.methods import open_method
     from engine.mpi.grid import Grid
     from engine.mpi.mdf import MdfFile, read_mdf, write_mdf
+    from engine.networks.bundle import Bundle, default_bundle_path, load_bundle
     from engine.operators.operators import Operators
     from engine.operators.operators_file import load_operators, save_operators
     from engine.reconstructor import Reconstruction, Reconstructor
@@ -71,9 +71,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bundle": "engine.bundle",
-    "default_bundle_path": "engine.bundle",
-    "load_bundle": "engine.bundle",
+    "Bundle": "engine.networks.bundle",
+    "default_bundle_path": "engine.networks.bundle",
+    "load_bundle": "engine.networks.bundle",
     "calibrate": "engine.calibration.calibrate",
     "CalibrationConfig": "engine.calibration.config",
     "DeqMpiError": "engine.errors",

@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.bound_blocks import bind
 from engine.errors import PairingError
 from engine.machine.compiled import kernel
 from engine.machine.two_cores import Lanes, OneLane
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
+from engine.networks.learned_blocks import Consistency, ImagePrior, bind
 from engine.operators.operators import Operators
 from engine.operators.products import Products, products_of
-from engine.protocols import Consistency, ImagePrior
 from engine.solvers.planar_grid import require_one_slice
 
 IMAGES_AT_A_TIME = 8

@@ -1,12 +1,12 @@
 """Fit intervals of stated coverage: split-conformal quantiles of the errors on images of known truth.
 
 Frames that the model was not trained on are reconstructed. In every class of pixels (SNR of the frame, local
-peak and share of it, `engine.intervals`) the 5 % and 95 % quantiles of the errors give the shape of the
-interval, and the 90 % quantile of the errors in units of these half-widths gives its scale. That each class
-has the coverage stated within itself ("Mondrian" conformal prediction, Vovk 2012) keeps the many pixels of
-the background from paying for the few on vessels. Pixels of one frame are not independent, frames are: the
-finite-sample correction puts a weight of 1 / (K + 1) for K frames, not pixels, at infinity (Lee, Barber,
-Willett 2023).
+peak and share of it, `engine.networks.interval_table`) the 5 % and 95 % quantiles of the errors give the
+shape of the interval, and the 90 % quantile of the errors in units of these half-widths gives its scale. That
+each class has the coverage stated within itself ("Mondrian" conformal prediction, Vovk 2012) keeps the many
+pixels of the background from paying for the few on vessels. Pixels of one frame are not independent, frames
+are: the finite-sample correction puts a weight of 1 / (K + 1) for K frames, not pixels, at infinity (Lee,
+Barber, Willett 2023).
 """
 
 import itertools
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from engine.emulation import Scan, emulate_frames
 from engine.errors import InputError
-from engine.intervals import Intervals, pixel_cells
 from engine.mpi.simulation.phantoms import Split
+from engine.networks.interval_table import Intervals, pixel_cells
 from engine.reconstructor import Reconstruction, Reconstructor
 
 COVERAGE = 0.9

@@ -4,13 +4,13 @@ import hashlib
 import json
 from dataclasses import replace
 
-from engine.bundle import MANIFEST, Bundle, load_bundle
 from engine.errors import BundleError, PairingError
-from engine.intervals import Intervals
 from engine.machine.atomic_write import atomic_path
-from engine.manifest import IntervalsEntry, Manifest
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, bundle_of
+from engine.networks.bundle import MANIFEST, Bundle, load_bundle
+from engine.networks.interval_table import Intervals
+from engine.networks.manifest import IntervalsEntry, Manifest
 from engine.solvers.frame_solver import FrameSolver
 
 INTERVALS = "intervals.json"

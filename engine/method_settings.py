@@ -19,7 +19,7 @@ class MethodSettings:
     model : Path or str, optional
         Bundle folder of the networks.
     provider : str, optional
-        Where the networks run: one of `engine.sessions.PROVIDER_NAMES`.
+        Where the networks run: one of `engine.networks.sessions.PROVIDER_NAMES`.
     solver : str, optional
         "anderson" or "plain" steps of a fixed-point method.
     max_iterations : int, optional

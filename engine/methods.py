@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from engine.axis_ranges import axis_lengths
-from engine.bundle import Bundle, load_bundle
 from engine.errors import ConfigError
 from engine.fixed_point.config import FixedPointConfig
 from engine.method_settings import MethodSettings
+from engine.networks.axis_ranges import axis_lengths
+from engine.networks.bundle import Bundle, load_bundle
 from engine.operators.operators import Operators
 from engine.solvers.frame_solver import FrameSolver
 from engine.weights import MethodWeights, load_weights
@@ -91,7 +91,7 @@ def bundle_of(name: str, settings: MethodSettings) -> Bundle:
     BundleError
         If none ships for the method, or the bundle is one of another method.
     """
-    from engine.bundle import default_bundle_path
+    from engine.networks.bundle import default_bundle_path
 
     bundle = load_bundle(default_bundle_path(name) if settings.model is None else settings.model)
     bundle.require_method(name)
@@ -178,7 +178,7 @@ def _admm_hybrid(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _pp_mpi(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.sessions import OnnxPrior
+    from engine.networks.sessions import OnnxPrior
     from engine.solvers.plug_and_play import PlugAndPlay
 
     prior = OnnxPrior(bundle_of("pp-mpi", settings), *_place(operators, settings))
@@ -194,7 +194,7 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.admm_step import AdmmStep
     from engine.lane_choice import choose_lanes
     from engine.machine.arithmetic import single_blas_thread
-    from engine.sessions import OnnxConsistency, OnnxPrior
+    from engine.networks.sessions import OnnxConsistency, OnnxPrior
     from engine.solvers.equilibrium import Equilibrium
     from engine.solvers.equilibrium_sequence import EquilibriumSequence
 
@@ -221,7 +221,7 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.sessions import OnnxPrior
+    from engine.networks.sessions import OnnxPrior
     from engine.solvers.ball_equilibrium import BallEquilibrium
 
     bundle = bundle_of("deq-ball", settings)
@@ -230,7 +230,7 @@ def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.sessions import OnnxPrior
+    from engine.networks.sessions import OnnxPrior
     from engine.solvers.unrolled import Unrolled
 
     bundle = bundle_of("unrolled", settings)
@@ -239,7 +239,7 @@ def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.sessions import OnnxPrior
+    from engine.networks.sessions import OnnxPrior
     from engine.solvers.end_to_end import EndToEnd
 
     return EndToEnd(operators, OnnxPrior(bundle_of("end-to-end", settings), *_place(operators, settings)))

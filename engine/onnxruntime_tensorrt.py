@@ -3,9 +3,9 @@
 import warnings
 from collections.abc import Mapping
 
-from engine.axis_ranges import REFERENCE_LENGTHS, Lengths, axis_ranges, shape_range
 from engine.machine.cache_folder import cache_folder
-from engine.manifest import Shape
+from engine.networks.axis_ranges import REFERENCE_LENGTHS, Lengths, axis_ranges, shape_range
+from engine.networks.manifest import Shape
 
 PURPOSE = "onnxruntime-tensorrt"
 """Folder of the caches inside the user's cache."""

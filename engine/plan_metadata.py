@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from engine.axis_ranges import Lengths, ShapeRange
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.manifest import Network, Shape
+from engine.networks.axis_ranges import Lengths, ShapeRange
+from engine.networks.manifest import Network, Shape
 
 KIND = "deq-mpi-plan"
 """Value of `kind` in every metadata file."""
@@ -162,7 +162,7 @@ class PlanRecipe:
         Parameters
         ----------
         lengths : mapping of str to int
-            Lengths by axis name (`engine.axis_ranges.axis_lengths`); others are not checked.
+            Lengths by axis name (`engine.networks.axis_ranges.axis_lengths`); others are not checked.
         """
         for name, spec in self.inputs.items():
             for axis, low, high in zip(spec.axes, spec.minimum, spec.maximum, strict=True):

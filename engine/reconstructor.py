@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from engine.arrays import Float32Array
 from engine.errors import ConfigError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result, Solution, SolveStats
-from engine.intervals import Interval, Intervals
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.method_settings import MethodSettings
+from engine.networks.interval_table import Interval, Intervals
 from engine.operators.operators import Operators
 from engine.report import FrameReport
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver

@@ -1,4 +1,5 @@
-"""A TensorRT plan behind the protocol of `engine.sessions`: named float32 arrays in, the first output out."""
+"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named float32 arrays in, the first "
+"output out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.axis_ranges import ShapeRange
-from engine.bound_blocks import BoundBlock
-from engine.bundle import Bundle
 from engine.cuda_device import CudaDevice, DeviceBuffer
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
+from engine.networks.axis_ranges import ShapeRange
+from engine.networks.bundle import Bundle
+from engine.networks.learned_blocks import BoundBlock
 from engine.plan_metadata import REBUILD, PlanMetadata, plan_path, read_plan
 from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, reason
 

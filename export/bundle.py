@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from engine.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
 from engine.calibration.calibrate import calibrate
 from engine.errors import ConfigError, InputError
 from engine.fixed_point.solve import FixedPointConfig
-from engine.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
+from engine.networks.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
+from engine.networks.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators.operators import Operators
 from engine.operators.operators_file import save_operators
 from export.errors import ExportError
@@ -82,7 +82,7 @@ def export_networks(
     training : mapping, optional
         Facts about the weights that JSON can hold.
     method : str, optional
-        What the networks were trained for, one of `engine.manifest.NETWORKS`.
+        What the networks were trained for, one of `engine.networks.manifest.NETWORKS`.
     solver : FixedPointConfig, optional
         Settings the model was tuned for, the default of its reconstructions; by default the usual ones of
         the method. An unrolled model needs them, for the number of iterations it was trained for.

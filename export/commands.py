@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.bundle import load_bundle
+from engine.networks.bundle import load_bundle
 from export.bundle import OPERATORS_FILE, export_denoiser, export_run
 from export.iconlab import import_iconlab
 from export.parity import ParityReport

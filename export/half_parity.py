@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from engine.axis_ranges import BATCH, AxisRange, shape_range
-from engine.manifest import Shape
+from engine.networks.axis_ranges import BATCH, AxisRange, shape_range
+from engine.networks.manifest import Shape
 from export.errors import ParityError
 from export.half_precision import rounded_in_single_precision
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.bundle import Bundle
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import Bundle
+from engine.networks.learned_blocks import Consistency, ImagePrior
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
-from engine.protocols import Consistency, ImagePrior
-from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.ball_equilibrium import BallEquilibrium
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
@@ -96,7 +96,7 @@ def open_solver(
     Parameters
     ----------
     method : str
-        One of `engine.manifest.NETWORKS`.
+        One of `engine.networks.manifest.NETWORKS`.
     operators : Operators
         Of the system matrix.
     blocks : LearnedBlocks

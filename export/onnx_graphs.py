@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from engine.errors import NonFiniteError
 from engine.machine.atomic_write import atomic_path
-from engine.manifest import NOISE_INPUT
+from engine.networks.manifest import NOISE_INPUT
 from export.errors import ExportError
 
 OPSET = 18

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.fixed_point.solve import FixedPointConfig
-from engine.protocols import Consistency, ImagePrior
+from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 from export.errors import ParityError

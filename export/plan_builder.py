@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.axis_ranges import ShapeRange
 from engine.cuda_device import CudaDevice
 from engine.errors import ConfigError, ProviderError
+from engine.networks.axis_ranges import ShapeRange
 from engine.plan_metadata import DTYPES, RUNTIMES, PlanRecipe
 from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, one_line, reason
 from export.errors import ExportError

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from engine.axis_ranges import AxisRange
-from engine.bundle import load_bundle
+from engine.networks.axis_ranges import AxisRange
+from engine.networks.bundle import load_bundle
 from export.plan_config import MAX_OPTIMIZATION_LEVEL
 from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, parse_axes, plan_config, plan_ranges
 from export.plans import build_plans

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from engine.axis_ranges import REFERENCE_LENGTHS, AxisRange, axis_ranges
 from engine.errors import ConfigError
+from engine.networks.axis_ranges import REFERENCE_LENGTHS, AxisRange, axis_ranges
 
 MAX_OPTIMIZATION_LEVEL = 5
 """TensorRT takes larger values for this one."""

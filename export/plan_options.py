@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.axis_ranges import BATCH, REFERENCE_LENGTHS, AxisRange, axis_lengths, axis_ranges
+from engine.networks.axis_ranges import BATCH, REFERENCE_LENGTHS, AxisRange, axis_lengths, axis_ranges
 from engine.operators.operators_file import load_operators
 from export.plan_config import PlanConfig
 

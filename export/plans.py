@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.axis_ranges import shape_range
-from engine.bundle import Bundle
 from engine.errors import BundleError, ProviderError
 from engine.machine.atomic_write import atomic_path
 from engine.machine.cache_folder import cache_folder
+from engine.networks.axis_ranges import shape_range
+from engine.networks.bundle import Bundle
 from engine.plan_metadata import (
     PlanInput,
     PlanMetadata,

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.bundle import MANIFEST
 from engine.errors import BundleError, InputError
 from engine.interval_store import INTERVALS
 from engine.machine.atomic_write import atomic_directory
-from engine.manifest import KIND, NETWORKS
+from engine.networks.bundle import MANIFEST
+from engine.networks.manifest import KIND, NETWORKS
 
 STEP_FILE = "step.onnx"
 

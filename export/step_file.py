@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from engine.bundle import MANIFEST, Bundle, Network, load_bundle
 from engine.errors import BundleError
+from engine.networks.bundle import MANIFEST, Bundle, Network, load_bundle
 from engine.operators.operators_file import load_operators
 from export.bundle import OPERATORS_FILE
 from export.learned_blocks import LearnedBlocks

@@ -9,7 +9,7 @@ shapes: the graph can be captured as a CUDA graph and parsed by TensorRT.
 import numpy as np
 import onnx
 
-from engine.manifest import INTERFACE, NOISE_INPUT
+from engine.networks.manifest import INTERFACE, NOISE_INPUT
 from export.errors import ExportError
 from export.graph_composer import GraphComposer
 from export.onnx_graphs import ALLOWED_OPS, Axes, check_operators

@@ -23,8 +23,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.live.counters import DropReason
 from engine.live.live_config import LiveConfig, load_live_config
 from engine.live.live_image import Flag
-from engine.manifest import Manifest
 from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
+from engine.networks.manifest import Manifest
 from engine.operators.factorisation import DEFAULT_RANK_SHARE
 from engine.operators.operators import SPECTRAL_NORM, START_DAMPING
 from engine.operators.operators_file import FIELDS

@@ -7,11 +7,11 @@ from typing import Any
 
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans.scans import TRAIN_SNRS
-from engine.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
-from engine.manifest import EQUILIBRIUM
 from engine.method_settings import MethodSettings
 from engine.methods import METHODS, open_method, weights_of
+from engine.networks.bundle import default_bundle_path, load_bundle, shipped_bundle_path
+from engine.networks.manifest import EQUILIBRIUM
 from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
 

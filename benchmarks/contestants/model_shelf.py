@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.harness.record import ROOT
-from engine.bundle import MANIFEST
 from engine.errors import InputError
+from engine.networks.bundle import MANIFEST
 
 AUTHORS_SNR_OFFSET = 5.0
 """A checkpoint deqmpi_psnr{p}.pth was trained at a measurement SNR of about p + 5 dB."""

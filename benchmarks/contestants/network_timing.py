@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from engine.bundle import Bundle
 from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.bundle import Bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.operators.operators import Operators
-from engine.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.solvers.equilibrium import Equilibrium
 from export.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface
 from trainer.consistency import LearnedConsistency

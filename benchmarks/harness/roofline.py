@@ -15,8 +15,8 @@ import onnx
 import torch
 from onnx import shape_inference
 
-from engine.bundle import Bundle
 from engine.machine.arithmetic import single_blas_thread
+from engine.networks.bundle import Bundle
 from engine.operators.operators import Operators
 
 MATRIX_SIZES = (256, 512, 1024)

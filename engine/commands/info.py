@@ -6,7 +6,6 @@ import click
 import h5py
 import numpy as np
 
-from engine.bundle import load_bundle
 from engine.errors import InputError
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, read_mdf
@@ -15,6 +14,7 @@ from engine.mpi.mdf.image_intervals import read_intervals
 from engine.mpi.mdf.spectra import background_mask, bins
 from engine.mpi.mdf.values import damage_reported
 from engine.mpi.simulation import truth
+from engine.networks.bundle import load_bundle
 from engine.operators.operators import Operators
 from engine.operators.operators_file import KIND as OPERATORS_KIND
 from engine.operators.operators_file import load_operators

@@ -17,7 +17,6 @@ from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
 from engine.fixed_point.solution import Result
 from engine.interval_store import require_intervals, stored_intervals
-from engine.intervals import Intervals
 from engine.machine.atomic_write import atomic_path
 from engine.measurement.file_rows import measurement_rows
 from engine.method_settings import MethodSettings
@@ -26,10 +25,11 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf.new_files import new_reconstruction_file
+from engine.networks.interval_table import Intervals
+from engine.networks.sessions import PROVIDER_NAMES
 from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstruction, Reconstructor
 from engine.report import FrameReport
-from engine.sessions import PROVIDER_NAMES
 from engine.solvers.frame_solver import FrameSolver
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from enum import StrEnum
 from typing import Any
 
 from engine.arrays import Float32Array
-from engine.intervals import Interval
 from engine.mpi.grid import Grid
+from engine.networks.interval_table import Interval
 from engine.report import FrameReport
 
 

@@ -11,8 +11,8 @@ from engine.arrays import Float32Array
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Solution
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep
 from engine.solvers.planar_grid import require_one_slice
 from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv

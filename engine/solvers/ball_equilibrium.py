@@ -9,8 +9,8 @@ import numpy as np
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep
 from engine.solvers.planar_grid import require_one_slice
 

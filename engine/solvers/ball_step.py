@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from engine.arrays import Float32Array
 from engine.errors import PairingError
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 
 TINY_NORM = float(np.finfo(np.float32).tiny)
 """Keeps the projection defined where A x - d0 is y itself."""

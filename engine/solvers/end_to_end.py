@@ -9,8 +9,8 @@ import numpy as np
 from engine.errors import NonFiniteError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 from engine.solvers.planar_grid import require_one_slice
 
 

@@ -11,8 +11,8 @@ from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes, OneLane
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import Consistency, ImagePrior
 
 
 class Equilibrium:

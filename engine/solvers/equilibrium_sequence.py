@@ -11,8 +11,8 @@ from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import Consistency, ImagePrior
 from engine.warm_start import LastFrame, is_same_scene, warm_start
 
 WARM_SHARE = 0.4

@@ -3,8 +3,8 @@
 import numpy as np
 
 from engine.arrays import Float32Array
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 from engine.solvers.admm import TOLERANCE, FrameWeights, PlanarAdmm
 from engine.weights import MethodWeights
 

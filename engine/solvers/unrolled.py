@@ -9,8 +9,8 @@ from engine.errors import ConfigError
 from engine.fixed_point.plain_iteration import iterate_plain
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.measurement.normalization import NormalizedMeasurement
+from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.protocols import ImagePrior
 from engine.solvers.ball_step import BallStep
 from engine.solvers.planar_grid import require_one_slice
 

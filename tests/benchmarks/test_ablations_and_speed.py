@@ -15,9 +15,9 @@ from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.convergence import SHOWN, follow
 from benchmarks.quality_time import LIMITS, PaperTime, beside_table_iii
-from engine.bundle import default_bundle_path
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.method_settings import MethodSettings
+from engine.networks.bundle import default_bundle_path
 
 COLUMNS = {"method", "snr_db", "train_gradient", "test_gradient", "n"}
 

@@ -12,7 +12,6 @@ from jsonschema import Draft202012Validator
 
 from engine.errors import MessageError
 from engine.fixed_point.solution import Result
-from engine.intervals import Interval
 from engine.live.counters import Counters, DropReason
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.messages import (
@@ -27,6 +26,7 @@ from engine.live.messages import (
 from engine.live.service_state import Phase, ServiceState
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
+from engine.networks.interval_table import Interval
 from engine.report import FrameReport
 
 DOCS = Path(__file__).parents[2] / "docs"

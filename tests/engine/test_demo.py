@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engine.bundle import load_bundle
 from engine.cli import main
 from engine.demo import PRESET, DemoResult, run_demo
 from engine.measurement.file_rows import measurement_rows
@@ -21,6 +20,7 @@ from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation.scanner import PRESETS, FflScanner
 from engine.mpi.simulation.truth import load_truth
+from engine.networks.bundle import load_bundle
 from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
@@ -46,7 +46,7 @@ def stand_ins(scanner: FflScanner) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, PRESET, scanner)
-        patch.setattr("engine.bundle.default_bundle_path", lambda _method: BUNDLE)
+        patch.setattr("engine.networks.bundle.default_bundle_path", lambda _method: BUNDLE)
         yield
 
 

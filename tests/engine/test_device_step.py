@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.admm_step import AdmmStep
-from engine.bundle import load_bundle
 from engine.calibration.calibrate import make_operators
 from engine.device_step import SLOT_ROWS, DeviceStep
 from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.fixed_point.solve_in_slots import START_SLOT
 from engine.mpi.grid import Grid
-from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "step-bundle"
 

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
 
-from engine.bundle import load_bundle
 from engine.cli import main
 from engine.errors import BundleError, PairingError
 from engine.interval_store import require_intervals, store_intervals
@@ -19,6 +18,7 @@ from engine.methods import open_method
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
+from engine.networks.bundle import load_bundle
 from engine.operators.operators_file import load_operators
 from engine.reconstructor import Reconstructor
 

@@ -3,11 +3,11 @@
 import onnxruntime
 import pytest
 
-from engine.bundle import load_bundle
 from engine.errors import ProviderError
 from engine.machine.cache_folder import cache_folder
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxConsistency
 from engine.onnxruntime_tensorrt import provider_options
-from engine.sessions import OnnxConsistency
 
 AVAILABLE = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
 

@@ -21,11 +21,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.bundle import load_bundle
 from engine.cuda_device import CudaDevice
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxPrior
 from engine.plan_metadata import PlanInput, PlanMetadata, PlanRecipe
-from engine.sessions import OnnxPrior
 from engine.tensorrt_module import import_tensorrt, message_collector
 from engine.tensorrt_session import TensorRtSession
 

@@ -126,7 +126,7 @@ def test_impossible_options_are_one_clear_line_and_write_nothing(folder, tmp_pat
 
 
 def test_a_bundle_of_another_method_is_one_clear_line(folder, tmp_path) -> None:
-    from engine.bundle import default_bundle_path
+    from engine.networks.bundle import default_bundle_path
 
     target = tmp_path / "weights.json"
     result = engine("tune", folder / "system-matrix.mdf", target, "--model", default_bundle_path("deq"))

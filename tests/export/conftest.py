@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_acquisition, new_calibration_file, new_sine_drive
+from engine.networks.bundle import Bundle, load_bundle
 from export.bundle import export_networks
 from export.iconlab import import_iconlab
 from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights

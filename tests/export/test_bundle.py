@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from engine.bundle import load_bundle
 from engine.errors import BundleError, InputError
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.reconstructor import Reconstructor
-from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium
 from export.bundle import export_denoiser, export_networks, export_run
 from export.errors import ExportError, ParityError

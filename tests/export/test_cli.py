@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engine.bundle import load_bundle
 from engine.calibration.calibrate import calibrate
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import load_bundle
 from engine.operators.operators_file import load_operators
 from export.cli import main
 

@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
-from engine.axis_ranges import REFERENCE_LENGTHS, axis_ranges
-from engine.bundle import load_bundle
+from engine.networks.axis_ranges import REFERENCE_LENGTHS, axis_ranges
+from engine.networks.bundle import load_bundle
 from export.errors import ExportError, ParityError
 from export.half_parity import HALF_TOLERANCE, half_precision_difference
 from export.half_precision import rounded_in_single_precision, to_half_precision

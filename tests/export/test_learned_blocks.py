@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from engine.bundle import load_bundle
 from engine.fixed_point.solve import FixedPointConfig
-from engine.manifest import NETWORKS
+from engine.networks.bundle import load_bundle
+from engine.networks.manifest import NETWORKS
 from export.errors import ExportError
 from export.learned_blocks import LearnedBlocks, as_callable, open_solver
 from export.parity_problem import synthetic_operators

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from engine.axis_ranges import AxisRange, axis_ranges
-from engine.bundle import MANIFEST, Network, load_bundle
 from engine.errors import ConfigError, InputError, ProviderError
+from engine.networks.axis_ranges import AxisRange, axis_ranges
+from engine.networks.bundle import MANIFEST, Network, load_bundle
 from engine.plan_metadata import PlanMetadata, plan_path, read_plan
 from export.cli import main
 from export.errors import ExportError

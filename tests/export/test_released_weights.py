@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from engine.admm_step import AdmmStep
-from engine.bundle import Bundle, load_bundle
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.mpi.row_layout import Acquisition, RowLayout
+from engine.networks.bundle import Bundle, load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import DenseMatrices, Operators
-from engine.sessions import OnnxConsistency, OnnxPrior
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable
 from trainer.admm_step import AdmmStep as TorchAdmmStep

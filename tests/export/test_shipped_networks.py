@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.bundle import default_bundle_path, load_bundle
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import default_bundle_path, load_bundle
 from export.learned_blocks import LearnedBlocks
 from export.parity import measure_parity
 from export.parity_problem import parity_problem, synthetic_operators

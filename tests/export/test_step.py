@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from engine.bundle import load_bundle
 from engine.errors import BundleError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.reconstructor import Reconstructor
-from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium
 from export import step_file

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.harness import footprint
 from benchmarks.harness.footprint import allocated, growth, resident_mb, start_up
 from benchmarks.scans.scans import reference_scan
-from engine.bundle import shipped_bundle_path
+from engine.networks.bundle import shipped_bundle_path
 
 MEGABYTE = 2**20
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.harness import roofline
 from benchmarks.harness.roofline import Rates, Stage, convolution_flops, evaluation_stages, measure_rates
 from benchmarks.scans.scans import reference_scan
-from engine.bundle import load_bundle, shipped_bundle_path
+from engine.networks.bundle import load_bundle, shipped_bundle_path
 
 BLOCK = 9 * 16 * (16 + 32 + 48 + 64) + 16 * (16 + 4 * 16)
 """Four 3x3 layers of growth 16 that see all before them, and the 1x1 fusion."""

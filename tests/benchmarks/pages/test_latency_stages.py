@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from benchmarks.pages import latency_stages
 from benchmarks.pages.latency_stages import STAGES, stage_times
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
-from engine.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.fixed_point.solve import FixedPointConfig
 from engine.machine.arithmetic import IS_X86
+from engine.networks.bundle import Bundle, load_bundle, shipped_bundle_path
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.operators.products import DenseProducts
-from engine.sessions import OnnxConsistency, OnnxPrior
 
 EVALUATIONS = 4
 FRAMES = 3

@@ -11,7 +11,6 @@ import pytest
 
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
-from engine.intervals import Interval
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
@@ -19,6 +18,7 @@ from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.row_layout import Acquisition
+from engine.networks.interval_table import Interval
 from engine.reconstructor import Reconstructor
 from engine.report import FrameReport
 from engine.solvers.least_squares import LeastSquares

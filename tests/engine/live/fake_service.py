@@ -8,11 +8,11 @@ import numpy as np
 import zmq
 
 from engine.fixed_point.solution import Result
-from engine.intervals import Interval
 from engine.live.counters import DropReason, Ledger
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.messages import encode_image, encode_status
 from engine.mpi.grid import Grid
+from engine.networks.interval_table import Interval
 from engine.report import FrameReport
 
 GRID = Grid((26, 13, 1), (0.052, 0.026, 0.002), (0.004, -0.002, 0.0))

@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as arrays
 
 from engine.errors import MessageError
 from engine.fixed_point.solution import Result
-from engine.intervals import Interval
 from engine.live import messages
 from engine.live.counters import Counters
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
@@ -31,6 +30,7 @@ from engine.live.messages import (
 from engine.live.strict_json import MAX_BRACKETS, MAX_HEADER
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
+from engine.networks.interval_table import Interval
 from engine.report import FrameReport
 
 STRUCT_CODES = {

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from engine.bundle import load_bundle
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solution import Result
-from engine.sessions import OnnxPrior
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxPrior
 from engine.solvers.plug_and_play import PlugAndPlay
 from engine.weights import MethodWeights, SnrCurve
 

@@ -7,13 +7,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engine.bundle import load_bundle
 from engine.errors import BundleError, NonFiniteError, PairingError, ProviderError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
-from engine.sessions import OnnxConsistency, OnnxPrior
+from engine.networks.bundle import load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.resident_equilibrium import ResidentEquilibrium
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.bundle import default_bundle_path, load_bundle
 from engine.calibration.calibrate import calibrate
 from engine.measurement.file_rows import measurement_rows
 from engine.mpi.grid import Grid
@@ -18,9 +17,10 @@ from engine.mpi.simulation.scan import (
     simulate_calibration,
     simulate_measurement,
 )
+from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
-from engine.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 

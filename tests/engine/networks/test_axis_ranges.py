@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.axis_ranges import DEFAULT_BATCH, AxisRange, axis_lengths, axis_ranges, shape_range
-from engine.bundle import load_bundle
 from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
 from engine.mpi.grid import Grid
+from engine.networks.axis_ranges import DEFAULT_BATCH, AxisRange, axis_lengths, axis_ranges, shape_range
+from engine.networks.bundle import load_bundle
 
 
 def test_lengths_of_operators_are_those_of_grid_and_layout(make_system_matrix) -> None:

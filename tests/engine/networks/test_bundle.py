@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import Manifest, default_bundle_path, load_bundle, shipped_bundle_path
 from engine.errors import BundleError
 from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.bundle import Manifest, default_bundle_path, load_bundle, shipped_bundle_path
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
 IMAGE_METHODS = ("deq-ball", "pp-mpi", "unrolled", "end-to-end")
 

@@ -116,7 +116,7 @@ class Network:
 
 @dataclass(frozen=True)
 class IntervalsEntry:
-    """The table of intervals of a bundle (`engine.intervals`).
+    """The table of intervals of a bundle (`engine.networks.interval_table`).
 
     Attributes
     ----------

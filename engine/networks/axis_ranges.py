@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.errors import ConfigError
-from engine.manifest import Shape
+from engine.networks.manifest import Shape
 from engine.operators.operators import Operators
 
 Lengths = tuple[int, ...]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.bound_blocks import bind
 from engine.errors import PairingError
+from engine.networks.learned_blocks import bind
 
 
 def block(v, y, mask, epsilon):

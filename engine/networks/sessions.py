@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.bound_blocks import BoundBlock
-from engine.bundle import Bundle
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.manifest import Shape
+from engine.networks.bundle import Bundle
+from engine.networks.learned_blocks import BoundBlock, Consistency, ImagePrior
+from engine.networks.manifest import Shape
 from engine.onnxruntime_tensorrt import provider_options
-from engine.protocols import Consistency, ImagePrior
 from engine.tensorrt_session import TensorRtSession, open_plan
 
 __all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]
@@ -182,7 +181,8 @@ class OnnxPrior:
     provider : str, optional
         One of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide (`engine.axis_ranges.axis_lengths`), for TensorRT.
+        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), for
+        TensorRT.
     """
 
     def __init__(
@@ -210,7 +210,8 @@ class OnnxConsistency:
     provider : str, optional
         One of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide (`engine.axis_ranges.axis_lengths`), for TensorRT.
+        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), for
+        TensorRT.
 
     Raises
     ------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, PairingError
-from engine.intervals import Intervals
+from engine.networks.interval_table import Intervals
 
 ROUNDING = 1e-6
 """Relative, of single precision."""

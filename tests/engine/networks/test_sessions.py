@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engine.bundle import default_bundle_path, load_bundle
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.sessions import (
+from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.sessions import (
     PROVIDERS,
     OnnxConsistency,
     OnnxPrior,
@@ -20,7 +20,7 @@ from engine.sessions import (
     open_session,
 )
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
 
 FLOAT32_TOLERANCE = 1e-6
@@ -156,7 +156,9 @@ def test_silent_fallback_to_the_cpu_is_an_error(bundle, monkeypatch) -> None:
 )
 def test_a_node_that_only_the_cpu_could_run_is_an_error_on_request(rdn_bytes, monkeypatch) -> None:
     """The runtime gives every node that its provider does not take to the CPU, unless told not to."""
-    monkeypatch.setattr("engine.sessions.PROVIDERS", {**PROVIDERS, "cuda": ("AzureExecutionProvider", {})})
+    monkeypatch.setattr(
+        "engine.networks.sessions.PROVIDERS", {**PROVIDERS, "cuda": ("AzureExecutionProvider", {})}
+    )
     assert open_session(rdn_bytes, "cuda").get_providers()[-1] == "CPUExecutionProvider"
     with pytest.raises(ProviderError, match="could not start or cannot run every node"):
         open_session(rdn_bytes, "cuda", SessionTuning(every_node_on_provider=True))

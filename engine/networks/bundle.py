@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from engine.errors import BundleError, ConfigError
 from engine.fixed_point.config import FixedPointConfig
-from engine.intervals import Intervals
-from engine.manifest import NETWORKS, Conventions, Manifest, Network
+from engine.networks.interval_table import Intervals
+from engine.networks.manifest import NETWORKS, Conventions, Manifest, Network
 
 __all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_bundle_path", "load_bundle"]
 
