@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.cuda_device import CudaDevice
 from engine.errors import ConfigError, ProviderError
 from engine.networks.axis_ranges import ShapeRange
-from engine.plan_metadata import DTYPES, RUNTIMES, PlanRecipe
-from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, one_line, reason
+from engine.networks.tensorrt.cuda_device import CudaDevice
+from engine.networks.tensorrt.module import TensorRt, import_tensorrt, message_collector, one_line, reason
+from engine.networks.tensorrt.plan_metadata import DTYPES, RUNTIMES, PlanRecipe
 from export.errors import ExportError
 from export.plan_config import PlanConfig
 from export.timing_cache import TimingCache

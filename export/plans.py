@@ -11,7 +11,7 @@ from engine.machine.atomic_write import atomic_path
 from engine.machine.cache_folder import cache_folder
 from engine.networks.axis_ranges import shape_range
 from engine.networks.bundle import Bundle
-from engine.plan_metadata import (
+from engine.networks.tensorrt.plan_metadata import (
     PlanInput,
     PlanMetadata,
     PlanRecipe,

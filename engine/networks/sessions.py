@@ -14,8 +14,8 @@ from engine.errors import BundleError, PairingError, ProviderError
 from engine.networks.bundle import Bundle
 from engine.networks.learned_blocks import BoundBlock, Consistency, ImagePrior
 from engine.networks.manifest import Shape
-from engine.onnxruntime_tensorrt import provider_options
-from engine.tensorrt_session import TensorRtSession, open_plan
+from engine.networks.tensorrt.onnxruntime_provider import provider_options
+from engine.networks.tensorrt.session import TensorRtSession, open_plan
 
 __all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]
 
@@ -73,7 +73,8 @@ class OnnxSession:
     provider : str, optional
         "cpu", "cuda" or "tensorrt".
     lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide, for "tensorrt" (`engine.onnxruntime_tensorrt`).
+        Lengths of the axes that the operators decide, for "tensorrt"
+        (`engine.networks.tensorrt.onnxruntime_provider`).
 
     Raises
     ------

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from engine.errors import ConfigError, InputError, ProviderError
 from engine.networks.axis_ranges import AxisRange, axis_ranges
 from engine.networks.bundle import MANIFEST, Network, load_bundle
-from engine.plan_metadata import PlanMetadata, plan_path, read_plan
+from engine.networks.tensorrt.plan_metadata import PlanMetadata, plan_path, read_plan
 from export.cli import main
 from export.errors import ExportError
 from export.plan_builder import PlanBuilder

@@ -21,15 +21,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.cuda_device import CudaDevice
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxPrior
-from engine.plan_metadata import PlanInput, PlanMetadata, PlanRecipe
-from engine.tensorrt_module import import_tensorrt, message_collector
-from engine.tensorrt_session import TensorRtSession
+from engine.networks.tensorrt.cuda_device import CudaDevice
+from engine.networks.tensorrt.module import import_tensorrt, message_collector
+from engine.networks.tensorrt.plan_metadata import PlanInput, PlanMetadata, PlanRecipe
+from engine.networks.tensorrt.session import TensorRtSession
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "bundle"
 IMAGE = ("batch", 1, "height", "width")
 VERSION = "11.4.0.106"
 NOISE = np.ones((1, 1, 1, 1), np.float32)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.cuda_device import CudaDevice, DeviceBuffer
 from engine.errors import BundleError, DeviceError, PairingError, ProviderError
 from engine.networks.axis_ranges import ShapeRange
 from engine.networks.bundle import Bundle
 from engine.networks.learned_blocks import BoundBlock
-from engine.plan_metadata import REBUILD, PlanMetadata, plan_path, read_plan
-from engine.tensorrt_module import TensorRt, import_tensorrt, message_collector, reason
+from engine.networks.tensorrt.cuda_device import CudaDevice, DeviceBuffer
+from engine.networks.tensorrt.module import TensorRt, import_tensorrt, message_collector, reason
+from engine.networks.tensorrt.plan_metadata import REBUILD, PlanMetadata, plan_path, read_plan
 
 
 class TensorRtSession:

@@ -7,7 +7,7 @@ from engine.errors import ProviderError
 from engine.machine.cache_folder import cache_folder
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency
-from engine.onnxruntime_tensorrt import provider_options
+from engine.networks.tensorrt.onnxruntime_provider import provider_options
 
 AVAILABLE = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
 

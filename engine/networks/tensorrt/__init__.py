@@ -1,0 +1,1 @@
+"""Networks as TensorRT plans on an NVIDIA GPU."""
