@@ -1,4 +1,4 @@
-"""The running mean of empty frames, their noise and their drift."""
+"""Means of empty frames: the running one with its noise and drift, and the one over all frames so far."""
 
 from typing import Any
 

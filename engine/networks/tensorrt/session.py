@@ -1,5 +1,4 @@
-"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named float32 arrays in, the first "
-"output out."""
+"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named arrays in, the first output out."""
 
 import math
 from collections.abc import Mapping, Sequence
