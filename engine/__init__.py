@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.operators.operators_file import load_operators, save_operators
     from engine.reconstructor import Reconstruction, Reconstructor
     from engine.report import FrameReport
-    from engine.weights import MethodWeights, SnrCurve, load_weights, save_weights
+    from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights, save_weights
 
 __all__ = [
     "Bundle",
@@ -104,10 +104,10 @@ _MODULES = {
     "Result": "engine.fixed_point.solution",
     "Solution": "engine.fixed_point.solution",
     "SolveStats": "engine.fixed_point.solution",
-    "MethodWeights": "engine.weights",
-    "SnrCurve": "engine.weights",
-    "load_weights": "engine.weights",
-    "save_weights": "engine.weights",
+    "MethodWeights": "engine.solvers.regularization",
+    "SnrCurve": "engine.solvers.regularization",
+    "load_weights": "engine.solvers.regularization",
+    "save_weights": "engine.solvers.regularization",
 }
 
 

@@ -14,7 +14,7 @@ from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.networks.learned_blocks import Consistency, ImagePrior, bind
 from engine.operators.operators import Operators
 from engine.operators.products import Products, products_of
-from engine.solvers.planar_grid import require_one_slice
+from engine.solvers.frame_solver import require_one_slice
 
 IMAGES_AT_A_TIME = 8
 """Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""

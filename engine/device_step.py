@@ -17,7 +17,7 @@ from engine.errors import BundleError, PairingError, ProviderError
 from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.networks.sessions import SessionTuning, open_session
 from engine.operators.operators import Operators
-from engine.solvers.planar_grid import require_one_slice
+from engine.solvers.frame_solver import require_one_slice
 
 DEVICES = ("cpu", "cuda")
 """Where a step can run. A provider of that name runs it."""

@@ -33,7 +33,7 @@ class MethodSettings:
         Take frames for a sequence in time, and start each from the one before, also from call to call of one
         `Reconstructor`.
     weights_file : Path or str, optional
-        Hand-set weights by method and SNR (`engine.weights`), as `engine tune` writes them.
+        Hand-set weights by method and SNR (`engine.solvers.regularization`), as `engine tune` writes them.
     weights : mapping of str to float
         Hand-set weights by name, which then hold at every SNR.
     row_order : str, optional

@@ -11,7 +11,7 @@ from engine.networks.axis_ranges import axis_lengths
 from engine.networks.bundle import Bundle, load_bundle
 from engine.operators.operators import Operators
 from engine.solvers.frame_solver import FrameSolver
-from engine.weights import MethodWeights, load_weights
+from engine.solvers.regularization import MethodWeights, load_weights
 
 DEFAULT_METHOD = "deq"
 """Used where neither a method nor a model is named."""
@@ -142,7 +142,7 @@ def _least_squares(operators: Operators, _settings: MethodSettings) -> FrameSolv
 
 
 def _cg_tikhonov(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.solvers.cg_tikhonov import CgTikhonov
+    from engine.solvers.tikhonov import CgTikhonov
 
     return CgTikhonov(operators, weights_of("cg-tikhonov", settings), **_tolerance(settings))
 

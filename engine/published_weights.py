@@ -22,7 +22,8 @@ def published_weights(method: str, snr_db: float) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        By the names of `engine.weights.WEIGHT_NAMES`. Those of ADMM are alpha / mu of Eq. (11).
+        By the names of `engine.solvers.regularization.WEIGHT_NAMES`. Those of ADMM are alpha / mu of Eq.
+        (11).
 
     Raises
     ------

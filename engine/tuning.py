@@ -13,10 +13,10 @@ from engine.emulation import Scan, emulate_frames
 from engine.errors import ConfigError
 from engine.methods import METHODS, open_method
 from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
 from engine.tuning_judge import Judge, settings_of
 from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
 from engine.tuning_search import Lattice, Point, climb, ladder
-from engine.weights import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
 
 TUNABLE = tuple(method for method in METHODS if method in WEIGHT_NAMES)
 """Methods with hand-set weights, the simplest first: the hybrid starts from what its parts were given."""

@@ -14,8 +14,8 @@ from engine.methods import METHODS, open_method
 from engine.mpi.metrics import psnr_db
 from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
+from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, save_weights
 from engine.tuning_result import Trial
-from engine.weights import WEIGHT_NAMES, MethodWeights, save_weights
 
 
 def settings_of(method: str, model: Path | str | None) -> MethodSettings:

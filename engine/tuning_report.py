@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from engine.solvers.regularization import WEIGHT_NAMES
 from engine.tuning_result import MethodTuning, Trial, TuningResult
-from engine.weights import WEIGHT_NAMES
 
 
 def tuning_report(result: TuningResult) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.solvers.regularization import MethodWeights
 from engine.tuning_search import Lattice
-from engine.weights import MethodWeights
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Trial:
     snr_db : float
         Mean measurement SNR of the frames.
     weights : mapping of str to float
-        By the names of `engine.weights.WEIGHT_NAMES`.
+        By the names of `engine.solvers.regularization.WEIGHT_NAMES`.
     iterations : int
         Iterations or sweeps.
     psnr_mean, psnr_std : float
@@ -126,7 +126,7 @@ class TuningResult:
 
     @property
     def weights(self) -> dict[str, MethodWeights]:
-        """The chosen values by method, for `engine.weights.save_weights`."""
+        """The chosen values by method, for `engine.solvers.regularization.save_weights`."""
         return {method: tuning.weights for method, tuning in self.methods.items()}
 
     def figures(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.frame_solver import FrameSolver
 from engine.solvers.plug_and_play import PlugAndPlay
+from engine.solvers.regularization import MethodWeights, SnrCurve
 from engine.solvers.unrolled import Unrolled
-from engine.weights import MethodWeights, SnrCurve
 from export.errors import ExportError
 
 Network = Callable[..., NDArray[Any]]

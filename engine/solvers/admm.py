@@ -14,15 +14,15 @@ from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
 from engine.solvers.ball_step import BallStep
-from engine.solvers.planar_grid import require_one_slice
+from engine.solvers.frame_solver import require_one_slice
 from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
+from engine.solvers.regularization import MethodWeights
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,
     solution_per_frame,
     weights_per_frame,
 )
-from engine.weights import MethodWeights
 
 TOLERANCE = 1e-4
 """Relative change of the state at which a frame ends, as in `FixedPointConfig`."""

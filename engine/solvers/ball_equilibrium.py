@@ -12,7 +12,7 @@ from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
 from engine.solvers.ball_step import BallStep
-from engine.solvers.planar_grid import require_one_slice
+from engine.solvers.frame_solver import require_one_slice
 
 
 class BallEquilibrium:

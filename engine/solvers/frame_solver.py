@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from engine.errors import PairingError
 from engine.fixed_point.solution import Solution
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
@@ -59,3 +60,13 @@ class AnytimeSolver(FrameSolver, Protocol):
             On the clock `time.perf_counter`; None to solve without.
         """
         ...
+
+
+def require_one_slice(operators: Operators) -> None:
+    """Raise PairingError if the grid has more than one slice (Nz > 1)."""
+    slices = operators.grid.size[2]
+    if slices != 1:
+        raise PairingError(
+            f"the operators' grid has {slices} slices; the image prior takes images of one slice; use "
+            "a system matrix with Nz = 1 or a method for volumes: least-squares, cg-tikhonov, art, admm-l1"
+        )

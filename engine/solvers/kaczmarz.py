@@ -14,13 +14,13 @@ from engine.fixed_point.solution import Result, Solution
 from engine.machine.compiled import kernel
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
+from engine.solvers.regularization import MethodWeights
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,
     solution_per_frame,
     weights_per_frame,
 )
-from engine.weights import MethodWeights
 
 RowOrder = Literal["sequential", "shuffled", "random"]
 RowWeighting = Literal["none", "l2"]

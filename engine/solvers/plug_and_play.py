@@ -6,7 +6,7 @@ from engine.arrays import Float32Array
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
 from engine.solvers.admm import TOLERANCE, FrameWeights, PlanarAdmm
-from engine.weights import MethodWeights
+from engine.solvers.regularization import MethodWeights
 
 
 class PlugAndPlay(PlanarAdmm):

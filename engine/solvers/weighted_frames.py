@@ -7,7 +7,7 @@ from engine.arrays import Float32Array
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.measurement.normalization import NormalizedMeasurement
-from engine.weights import WEIGHT_NAMES, MethodWeights
+from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights
 
 
 def check_weights(method: str, weights: MethodWeights) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tuning
+from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights
 from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
-from engine.weights import MethodWeights, SnrCurve, load_weights
 
 SNRS = (15.0, 30.0)
 

@@ -17,7 +17,7 @@ from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.operators.operators_file import load_operators, save_operators
 from engine.reconstructor import Reconstructor
-from engine.weights import WEIGHT_NAMES, MethodWeights, SnrCurve, save_weights
+from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, save_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLES = {"deq": FIXTURES / "bundle"} | {

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from engine.cli import main
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scanner import PRESETS
-from engine.weights import load_weights
+from engine.solvers.regularization import load_weights
 
 METHODS = "art,cg-tikhonov"
 

@@ -15,11 +15,17 @@ from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
 from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.solvers.regularization import (
+    WEIGHT_NAMES,
+    SnrCurve,
+    default_weights_path,
+    load_weights,
+    save_weights,
+)
 from engine.tuning import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
 from engine.tuning_report import tuning_report
 from engine.tuning_result import Trial, TuningConfig
 from engine.tuning_search import Lattice
-from engine.weights import WEIGHT_NAMES, SnrCurve, default_weights_path, load_weights, save_weights
 
 LOST_BY_THE_LATTICE = 0.02
 """dB: 8 values per decade miss the best weight by a factor of at most 10^(1/16), a second-order loss."""

@@ -20,9 +20,9 @@ from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_factored_operators
 from engine.operators.operators_file import DENSE, FIELDS, load_operators, save_operators
 from engine.reconstructor import Reconstructor
-from engine.solvers.cg_tikhonov import CgTikhonov
 from engine.solvers.kaczmarz import Kaczmarz
-from engine.weights import MethodWeights, SnrCurve
+from engine.solvers.regularization import MethodWeights, SnrCurve
+from engine.solvers.tikhonov import CgTikhonov
 
 SINGLE = 2e-6
 """Rounding of values of at most 25 to single precision."""

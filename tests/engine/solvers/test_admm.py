@@ -12,7 +12,7 @@ from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_operators
 from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
-from engine.weights import MethodWeights, SnrCurve
+from engine.solvers.regularization import MethodWeights, SnrCurve
 
 CONVEX_TOLERANCE = 1e-4
 """Relative, of the image: single precision, and the interior-point solver (3e-5 seen)."""

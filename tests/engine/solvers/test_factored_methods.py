@@ -15,13 +15,13 @@ from engine.operators.operators import SPECTRAL_NORM
 from engine.solvers.admm import AdmmHybrid, AdmmL1, AdmmTv
 from engine.solvers.ball_equilibrium import BallEquilibrium
 from engine.solvers.ball_step import BallStep
-from engine.solvers.cg_tikhonov import CgTikhonov
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 from engine.solvers.plug_and_play import PlugAndPlay
+from engine.solvers.regularization import MethodWeights, SnrCurve
+from engine.solvers.tikhonov import CgTikhonov
 from engine.solvers.unrolled import Unrolled
-from engine.weights import MethodWeights, SnrCurve
 
 N_TRIPLETS = 14
 

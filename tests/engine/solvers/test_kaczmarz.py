@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solution import Result
 from engine.solvers.kaczmarz import FRAMES_TOGETHER, LANES, Kaczmarz, row_orders, sweep_rows
-from engine.weights import MethodWeights, SnrCurve
+from engine.solvers.regularization import MethodWeights, SnrCurve
 
 ONE_ROW = 2e-6  # one product and one sum over 35 voxels in float32
 SWEEPS = 2e-5  # a few hundred such rows, whose errors the projections do not amplify

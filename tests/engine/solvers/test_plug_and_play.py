@@ -11,7 +11,7 @@ from engine.fixed_point.solution import Result
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxPrior
 from engine.solvers.plug_and_play import PlugAndPlay
-from engine.weights import MethodWeights, SnrCurve
+from engine.solvers.regularization import MethodWeights, SnrCurve
 
 BUNDLE = Path(__file__).parents[2] / "fixtures" / "image-bundles" / "pp-mpi"
 

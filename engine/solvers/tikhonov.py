@@ -10,13 +10,13 @@ from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solution import Solution
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
+from engine.solvers.regularization import MethodWeights
 from engine.solvers.weighted_frames import (
     check_tolerance,
     check_weights,
     solution_per_frame,
     weights_per_frame,
 )
-from engine.weights import MethodWeights
 
 DEFAULT_TOLERANCE = 1e-6
 """Relative residual of the normal equations. At 1e-4 images still differ by decibels from the solution's."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.weights import (
+from engine.solvers.regularization import (
     WEIGHT_NAMES,
     MethodWeights,
     SnrCurve,

@@ -6,8 +6,8 @@ from scipy.sparse.linalg import cg
 
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result
-from engine.solvers.cg_tikhonov import CgTikhonov, conjugate_gradients
-from engine.weights import MethodWeights, SnrCurve
+from engine.solvers.regularization import MethodWeights, SnrCurve
+from engine.solvers.tikhonov import CgTikhonov, conjugate_gradients
 
 SAME_ITERATES = (
     1e-9  # float64 in two bases; a few iterations amplify rounding by the condition number at most
