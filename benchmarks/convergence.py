@@ -28,7 +28,7 @@ from engine.mpi.metrics import psnr_db
 from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
-from engine.solvers.ball_step import BallStep
+from engine.solvers.admm.ball_step import BallStep
 from export.errors import ExportError, ParityError
 
 FRAMES = 256

@@ -35,7 +35,7 @@ from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import normalize
 from engine.method_settings import MethodSettings
 from engine.methods import open_method
-from engine.solvers.admm import PROX_ITERATIONS, PROX_TOLERANCE
+from engine.solvers.admm.hand_crafted import PROX_ITERATIONS, PROX_TOLERANCE
 from engine.solvers.kaczmarz import row_orders
 from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
 

@@ -160,26 +160,26 @@ def _art(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _admm_l1(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.solvers.admm import AdmmL1
+    from engine.solvers.admm.hand_crafted import AdmmL1
 
     return AdmmL1(operators, weights_of("admm-l1", settings), **_tolerance(settings))
 
 
 def _admm_tv(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.solvers.admm import AdmmTv
+    from engine.solvers.admm.hand_crafted import AdmmTv
 
     return AdmmTv(operators, weights_of("admm-tv", settings), **_tolerance(settings))
 
 
 def _admm_hybrid(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.solvers.admm import AdmmHybrid
+    from engine.solvers.admm.hand_crafted import AdmmHybrid
 
     return AdmmHybrid(operators, weights_of("admm-hybrid", settings), **_tolerance(settings))
 
 
 def _pp_mpi(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.networks.sessions import OnnxPrior
-    from engine.solvers.plug_and_play import PlugAndPlay
+    from engine.solvers.admm.plug_and_play import PlugAndPlay
 
     prior = OnnxPrior(bundle_of("pp-mpi", settings), *_place(operators, settings))
     return PlugAndPlay(operators, prior, weights_of("pp-mpi", settings), **_tolerance(settings))
@@ -222,7 +222,7 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.networks.sessions import OnnxPrior
-    from engine.solvers.ball_equilibrium import BallEquilibrium
+    from engine.solvers.admm.ball_equilibrium import BallEquilibrium
 
     bundle = bundle_of("deq-ball", settings)
     prior = OnnxPrior(bundle, *_place(operators, settings))
@@ -231,7 +231,7 @@ def _deq_ball(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 def _unrolled(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.networks.sessions import OnnxPrior
-    from engine.solvers.unrolled import Unrolled
+    from engine.solvers.admm.unrolled import Unrolled
 
     bundle = bundle_of("unrolled", settings)
     iterations = fixed_point_of(bundle, settings).max_iterations

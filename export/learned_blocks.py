@@ -15,13 +15,13 @@ from engine.networks.bundle import Bundle
 from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
-from engine.solvers.ball_equilibrium import BallEquilibrium
+from engine.solvers.admm.ball_equilibrium import BallEquilibrium
+from engine.solvers.admm.plug_and_play import PlugAndPlay
+from engine.solvers.admm.unrolled import Unrolled
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.frame_solver import FrameSolver
-from engine.solvers.plug_and_play import PlugAndPlay
 from engine.solvers.regularization import MethodWeights, SnrCurve
-from engine.solvers.unrolled import Unrolled
 from export.errors import ExportError
 
 Network = Callable[..., NDArray[Any]]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.operators.operators import Operators
-from engine.solvers.total_variation import CHECK_EVERY
+from engine.solvers.admm.total_variation import CHECK_EVERY
 
 Prior = Callable[[Tensor], Tensor]
 """Psi_R of Eq. (6): regularises an image (Ny, Nx)."""
@@ -121,7 +121,7 @@ def l1_prior(weight: float) -> Prior:
 
 
 class TotalVariationPrior:
-    """Non-negative total variation denoising, the algorithm of `engine.solvers.total_variation`.
+    """Non-negative total variation denoising, the algorithm of `engine.solvers.admm.total_variation`.
 
     Accelerated projected gradients on the dual, with restarts, stopped by the duality gap. The dual is kept
     from call to call, so an object serves one solve.

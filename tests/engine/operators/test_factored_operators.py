@@ -156,7 +156,7 @@ def test_the_noise_needs_rows_for_the_triplets_only(make_system_matrix) -> None:
 
 
 def test_too_few_rows_for_the_triplets_ask_for_sigma(make_system_matrix) -> None:
-    from engine.solvers.admm import AdmmL1
+    from engine.solvers.admm.hand_crafted import AdmmL1
 
     matrix = make_system_matrix(Grid((7, 5, 1), (0.014, 0.01, 0.002)), 30, (6, 12), 1)
     operators = make_factored_operators(matrix, 31)

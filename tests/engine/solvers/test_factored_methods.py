@@ -12,16 +12,16 @@ from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_factored_operators, make_operators
 from engine.operators.operators import SPECTRAL_NORM
-from engine.solvers.admm import AdmmHybrid, AdmmL1, AdmmTv
-from engine.solvers.ball_equilibrium import BallEquilibrium
-from engine.solvers.ball_step import BallStep
+from engine.solvers.admm.ball_equilibrium import BallEquilibrium
+from engine.solvers.admm.ball_step import BallStep
+from engine.solvers.admm.hand_crafted import AdmmHybrid, AdmmL1, AdmmTv
+from engine.solvers.admm.plug_and_play import PlugAndPlay
+from engine.solvers.admm.unrolled import Unrolled
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
-from engine.solvers.plug_and_play import PlugAndPlay
 from engine.solvers.regularization import MethodWeights, SnrCurve
 from engine.solvers.tikhonov import CgTikhonov
-from engine.solvers.unrolled import Unrolled
 
 N_TRIPLETS = 14
 

@@ -5,7 +5,7 @@ import numpy as np
 from engine.arrays import Float32Array
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.solvers.admm import TOLERANCE, FrameWeights, PlanarAdmm
+from engine.solvers.admm.hand_crafted import TOLERANCE, FrameWeights, PlanarAdmm
 from engine.solvers.regularization import MethodWeights
 
 

@@ -8,7 +8,7 @@ from engine.errors import PairingError
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_operators
-from engine.solvers.ball_step import BallStep
+from engine.solvers.admm.ball_step import BallStep
 
 EXACT_TOLERANCE = 5e-6
 """Of the state's norm, against double precision: float32 sums of about 100 products, weights at most 1."""

@@ -10,10 +10,10 @@ from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solution import Result
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxPrior
-from engine.solvers.plug_and_play import PlugAndPlay
+from engine.solvers.admm.plug_and_play import PlugAndPlay
 from engine.solvers.regularization import MethodWeights, SnrCurve
 
-BUNDLE = Path(__file__).parents[2] / "fixtures" / "image-bundles" / "pp-mpi"
+BUNDLE = Path(__file__).parents[3] / "fixtures" / "image-bundles" / "pp-mpi"
 
 FIXED_POINT_TOLERANCE = 5e-5
 """Relative, of the image: a residual of 1e-6 over one less the rate of the slowest frame (1.2e-5 seen)."""

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.restoration import denoise_tv_chambolle
 
 from engine.errors import ConfigError
-from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
+from engine.solvers.admm.proximal import prox_hybrid, prox_l1, prox_tv
 
 TIGHT = 1e-7
 """Tolerance handed to the solver, where the closed form is the oracle."""

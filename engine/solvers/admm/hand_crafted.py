@@ -13,9 +13,9 @@ from engine.fixed_point.solution import Solution
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.solvers.ball_step import BallStep
+from engine.solvers.admm.ball_step import BallStep
+from engine.solvers.admm.proximal import prox_hybrid, prox_l1, prox_tv
 from engine.solvers.frame_solver import require_one_slice
-from engine.solvers.proximal import prox_hybrid, prox_l1, prox_tv
 from engine.solvers.regularization import MethodWeights
 from engine.solvers.weighted_frames import (
     check_tolerance,

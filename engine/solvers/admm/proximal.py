@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import ConfigError
-from engine.solvers.total_variation import denoise_total_variation
+from engine.solvers.admm.total_variation import denoise_total_variation
 
 TV_TOLERANCE = 1e-4
 """Bound on the relative error of `prox_tv` unless the caller sets one."""
@@ -50,7 +50,7 @@ def prox_tv(
     max_iterations: int = TV_ITERATIONS,
     dual: NDArray[np.float64] | None = None,
 ) -> NDArray[np.floating]:
-    """Proximal map of weight TV(x) + indicator(x >= 0), TV isotropic (`engine.solvers.total_variation`).
+    """Proximal map of weight TV(x) + indicator(x >= 0), TV isotropic (`engine.solvers.admm.total_variation`).
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
-from engine.solvers.ball_step import BallStep
+from engine.solvers.admm.ball_step import BallStep
 from engine.solvers.frame_solver import require_one_slice
 
 

@@ -11,7 +11,7 @@ from engine.fixed_point.solution import Result
 from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_operators
-from engine.solvers.admm import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
+from engine.solvers.admm.hand_crafted import PROX_TOLERANCE, AdmmHybrid, AdmmL1, AdmmTv
 from engine.solvers.regularization import MethodWeights, SnrCurve
 
 CONVEX_TOLERANCE = 1e-4
