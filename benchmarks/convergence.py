@@ -20,7 +20,6 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, FramesStep
 from engine.measurement.normalization import NormalizedMeasurement, normalize
@@ -29,6 +28,7 @@ from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.solvers.admm.ball_step import BallStep
+from engine.solvers.deq.admm_step import AdmmStep
 from export.errors import ExportError, ParityError
 
 FRAMES = 256

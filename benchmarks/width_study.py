@@ -22,7 +22,6 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT
 from benchmarks.pages.width_pages import blocks, picture
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.admm_step import AdmmStep
 from engine.errors import BundleError, InputError
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.metrics import psnr_db
@@ -30,6 +29,7 @@ from engine.networks.bundle import MODELS as SHIPPED
 from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
+from engine.solvers.deq.admm_step import AdmmStep
 from trainer.checkpoint import CONFIG_FILE, load_networks
 
 FRAMES, QUICK_FRAMES = 64, 4

@@ -191,12 +191,12 @@ def _tolerance(settings: MethodSettings) -> dict[str, float]:
 
 
 def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
-    from engine.admm_step import AdmmStep
-    from engine.lane_choice import choose_lanes
     from engine.machine.arithmetic import single_blas_thread
     from engine.networks.sessions import OnnxConsistency, OnnxPrior
-    from engine.solvers.equilibrium import Equilibrium
-    from engine.solvers.equilibrium_sequence import EquilibriumSequence
+    from engine.solvers.deq.admm_step import AdmmStep
+    from engine.solvers.deq.equilibrium import Equilibrium
+    from engine.solvers.deq.equilibrium_sequence import EquilibriumSequence
+    from engine.solvers.deq.lane_choice import choose_lanes
 
     bundle = bundle_of("deq", settings)
     if (settings.provider or "cpu") != "cpu" and settings.threads not in (None, 1):
@@ -205,7 +205,7 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
             "helps where the networks run on the CPU; leave threads out"
         )
     if settings.provider == "cuda" and "step" in bundle.manifest.networks:
-        from engine.solvers.resident_equilibrium import ResidentEquilibrium
+        from engine.solvers.deq.on_device import ResidentEquilibrium
 
         if settings.warm_start:
             raise ConfigError(

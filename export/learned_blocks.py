@@ -18,8 +18,8 @@ from engine.operators.operators import Operators
 from engine.solvers.admm.ball_equilibrium import BallEquilibrium
 from engine.solvers.admm.plug_and_play import PlugAndPlay
 from engine.solvers.admm.unrolled import Unrolled
+from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.end_to_end import EndToEnd
-from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.frame_solver import FrameSolver
 from engine.solvers.regularization import MethodWeights, SnrCurve
 from export.errors import ExportError

@@ -1,9 +1,9 @@
 """One evaluation of the accelerated iteration of the method deq as a single ONNX graph, `step.onnx`.
 
 The graph is composed of the very `rdn.onnx` and `lc.onnx` of a bundle, so it needs neither the run they came
-from nor a system matrix: the operators are inputs, bound once (`engine.device_step`). Mixing of the history,
-h_theta (Eqs. 15-17), residual, norms and inner products all happen inside. No control flow, no data-dependent
-shapes: the graph can be captured as a CUDA graph and parsed by TensorRT.
+from nor a system matrix: the operators are inputs, bound once (`engine.solvers.deq.device_step`). Mixing of
+the history, h_theta (Eqs. 15-17), residual, norms and inner products all happen inside. No control flow, no
+data-dependent shapes: the graph can be captured as a CUDA graph and parsed by TensorRT.
 """
 
 import numpy as np
@@ -92,7 +92,7 @@ def build_step(rdn: onnx.ModelProto, lc: onnx.ModelProto) -> onnx.ModelProto:
     z0 = _consistent_data(g, lc, g.node("Sub", projection, d0))  # Eq. (15)
     z1 = _regularised_image(g, rdn, g.node("Sub", x, d1))  # Eq. (16)
 
-    # Eq. (17) as in `engine.admm_step`: d0 + z0 and d1 + z1 appear in the image and in the duals.
+    # Eq. (17) as in `engine.solvers.deq.admm_step`: d0 + z0 and d1 + z1 appear in the image and in the duals.
     data, image = g.node("Add", d0, z0), g.node("Add", d1, z1)
     x_next = g.node("Gemm", image, "inverse", g.node("Gemm", data, "weighted_adjoint", transB=1), transB=1)
     projection_next = g.node("Gemm", x_next, "system_matrix", transB=1)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.admm_step import AdmmStep
-from engine.device_step import DeviceStep
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.measurement.normalization import noise_bound, normalize
 from engine.reconstructor import Reconstructor
-from engine.solvers.equilibrium import Equilibrium
-from engine.solvers.resident_equilibrium import ResidentEquilibrium
+from engine.solvers.deq.admm_step import AdmmStep
+from engine.solvers.deq.device_step import DeviceStep
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.on_device import ResidentEquilibrium
 from export.errors import ExportError, ParityError
 from export.learned_blocks import LearnedBlocks
 from export.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error

@@ -20,7 +20,7 @@ from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.bundle import Bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.operators.operators import Operators
-from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
 from export.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface
 from trainer.consistency import LearnedConsistency
 from trainer.rdn import ResidualDenseNetwork

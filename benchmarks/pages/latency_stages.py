@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.admm_step import AdmmStep
 from engine.arrays import Float32Array
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
@@ -16,6 +15,7 @@ from engine.networks.bundle import Bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.operators.products import Products, products_of
+from engine.solvers.deq.admm_step import AdmmStep
 
 STAGES = ("start", "rdn", "lc", "products", "step_rest", "anderson")
 """In the order of a frame: normalising and first state, the networks, the products, what else a step does,

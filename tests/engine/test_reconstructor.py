@@ -17,7 +17,7 @@ from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.operators import Operators
 from engine.reconstructor import BATCH, Reconstructor
-from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 
 LONG = FixedPointConfig(tolerance=1e-4, max_iterations=200)

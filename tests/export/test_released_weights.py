@@ -10,7 +10,6 @@ import scipy.io
 import torch
 from torch import nn
 
-from engine.admm_step import AdmmStep
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
@@ -18,6 +17,7 @@ from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import DenseMatrices, Operators
+from engine.solvers.deq.admm_step import AdmmStep
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable
 from trainer.admm_step import AdmmStep as TorchAdmmStep

@@ -15,8 +15,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.reconstructor import Reconstructor
-from engine.solvers.equilibrium import Equilibrium
-from engine.solvers.resident_equilibrium import ResidentEquilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.on_device import ResidentEquilibrium
 from export import step_file
 from export.bundle import export_networks
 from export.cli import main

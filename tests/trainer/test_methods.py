@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.admm_step import AdmmStep as EngineStep
 from engine.fixed_point.solve import FixedPointConfig
+from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from trainer.admm_step import AdmmStep
 from trainer.checkpoint import build_model, load_model, load_networks, load_state
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig

@@ -13,8 +13,8 @@ from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.measurement.normalization import normalize
 from engine.reconstructor import Reconstructor
-from engine.solvers.equilibrium import Equilibrium
-from engine.solvers.equilibrium_sequence import EquilibriumSequence
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium_sequence import EquilibriumSequence
 from engine.solvers.least_squares import LeastSquares
 
 CONFIG = FixedPointConfig(memory=0, beta=0.3, tolerance=0.0, max_iterations=20)

@@ -8,7 +8,7 @@ from engine.errors import ConfigError
 from engine.machine import memory as available_memory
 from engine.machine.memory import available_bytes, require_memory
 from engine.measurement.normalization import normalize
-from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from engine.networks.bundle import default_bundle_path, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.reconstructor import Reconstructor
-from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 
 SNR_DB = 20.0

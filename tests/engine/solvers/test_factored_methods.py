@@ -17,8 +17,8 @@ from engine.solvers.admm.ball_step import BallStep
 from engine.solvers.admm.hand_crafted import AdmmHybrid, AdmmL1, AdmmTv
 from engine.solvers.admm.plug_and_play import PlugAndPlay
 from engine.solvers.admm.unrolled import Unrolled
+from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.end_to_end import EndToEnd
-from engine.solvers.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 from engine.solvers.regularization import MethodWeights, SnrCurve
 from engine.solvers.tikhonov import CgTikhonov

@@ -9,8 +9,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.grid import Grid
 from engine.solvers.admm.ball_equilibrium import BallEquilibrium
 from engine.solvers.admm.unrolled import Unrolled
+from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.end_to_end import EndToEnd
-from engine.solvers.equilibrium import Equilibrium
 
 SINGLE = 2e-5
 """Relative to the image's peak: single precision over the iterations of two different orders of summation."""

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from engine.admm_step import AdmmStep
 from engine.errors import PairingError
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_operators
 from engine.solvers.admm.ball_step import BallStep
+from engine.solvers.deq.admm_step import AdmmStep
 
 EXACT_TOLERANCE = 5e-6
 """Of the state's norm, against double precision: float32 sums of about 100 products, weights at most 1."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.admm_step import AdmmStep
 from engine.errors import ConfigError
 from engine.machine.two_cores import Lanes, OneLane, Threads, TwoLanes
+from engine.solvers.deq.admm_step import AdmmStep
 
 TRIALS = 15
 """Evaluations timed of each kind, in turn; the machine may be busy, so the fastest of them is compared."""

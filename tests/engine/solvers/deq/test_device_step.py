@@ -11,17 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.admm_step import AdmmStep
 from engine.calibration.calibrate import make_operators
-from engine.device_step import SLOT_ROWS, DeviceStep
-from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.fixed_point.solve_in_slots import START_SLOT
 from engine.mpi.grid import Grid
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
+from engine.solvers.deq.admm_step import AdmmStep
+from engine.solvers.deq.device_step import SLOT_ROWS, DeviceStep
+from engine.solvers.deq.device_tensor import DeviceTensor
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "step-bundle"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "step-bundle"
 
 STATE_TOLERANCE = 5e-5
 """Relative to the largest value of each part. A x is mixed here and computed there: float32 rounding of 6e-8

@@ -15,9 +15,9 @@ from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
 from engine.operators.operators import Operators
-from engine.solvers.equilibrium import Equilibrium
-from engine.solvers.equilibrium_sequence import EquilibriumSequence
-from engine.warm_start import LastFrame, is_same_scene, warm_start
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium_sequence import EquilibriumSequence
+from engine.solvers.deq.warm_start import LastFrame, is_same_scene, warm_start
 
 PATH_TOLERANCE = 1e-4
 """Relative to the image's largest value: single precision, other orders of sums, and A x carried along

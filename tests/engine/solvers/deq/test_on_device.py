@@ -14,10 +14,10 @@ from engine.method_settings import MethodSettings
 from engine.methods import open_method
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
-from engine.solvers.equilibrium import Equilibrium
-from engine.solvers.resident_equilibrium import ResidentEquilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.on_device import ResidentEquilibrium
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 
 IMAGE_TOLERANCE = 1e-3
 """Relative to the peak. Anderson weights amplify float32 rounding while a solve has not converged: 3e-4 seen,

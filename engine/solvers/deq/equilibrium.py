@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.admm_step import AdmmStep
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes, OneLane
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.operators.operators import Operators
+from engine.solvers.deq.admm_step import AdmmStep
 
 
 class Equilibrium:

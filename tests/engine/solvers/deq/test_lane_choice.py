@@ -8,7 +8,7 @@ import pytest
 
 from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
-from engine.lane_choice import choose_lanes
+from engine.solvers.deq.lane_choice import choose_lanes
 
 PAUSE = 0.002
 """Seconds that a stand-in step takes: far above what else the measurement does."""
@@ -58,7 +58,7 @@ def test_one_core_is_never_shared_by_two_lanes(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_real_step_can_be_measured(small_system_matrix) -> None:
-    from engine.admm_step import AdmmStep
+    from engine.solvers.deq.admm_step import AdmmStep
 
     operators = make_operators(small_system_matrix)
 

@@ -9,7 +9,7 @@ from engine.errors import PairingError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig
 from engine.solvers.admm.ball_equilibrium import BallEquilibrium
-from engine.solvers.equilibrium import Equilibrium
+from engine.solvers.deq.equilibrium import Equilibrium
 from tests.engine.solvers.test_network_methods import ball, shrink
 
 SIZE = 20.0

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.device_tensor import DeviceTensor
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.networks.sessions import SessionTuning, open_session
 from engine.operators.operators import Operators
+from engine.solvers.deq.device_tensor import DeviceTensor
 from engine.solvers.frame_solver import require_one_slice
 
 DEVICES = ("cpu", "cuda")

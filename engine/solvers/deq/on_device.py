@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.device_step import DeviceStep
 from engine.errors import BundleError
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig
@@ -13,6 +12,7 @@ from engine.fixed_point.solve_in_slots import slots_needed, solve_in_slots
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.networks.bundle import Bundle
 from engine.operators.operators import Operators
+from engine.solvers.deq.device_step import DeviceStep
 
 
 class ResidentEquilibrium:

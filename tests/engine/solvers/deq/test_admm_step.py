@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.admm_step import AdmmStep
 from engine.calibration.calibrate import make_operators
 from engine.errors import PairingError
 from engine.machine.two_cores import Lanes, OneLane, TwoLanes
 from engine.mpi.grid import Grid
 from engine.mpi.row_layout import RowLayout
 from engine.operators.operators import DenseMatrices, Operators
+from engine.solvers.deq.admm_step import AdmmStep
 
 STEP_TOLERANCE = 5e-6
 """Relative to the largest value: float32 sums of about 100 products, spectral norm 25."""

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from engine.admm_step import AdmmStep
 from engine.fixed_point.solution import Solution
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.machine.two_cores import Lanes
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.operators.operators import Operators
-from engine.warm_start import LastFrame, is_same_scene, warm_start
+from engine.solvers.deq.admm_step import AdmmStep
+from engine.solvers.deq.warm_start import LastFrame, is_same_scene, warm_start
 
 WARM_SHARE = 0.4
 """Evaluations of a frame that starts warm, as a share of those of a frame that starts alone."""
 
 
 class EquilibriumSequence:
-    """The fixed point of h_theta for one frame after the other (`engine.warm_start`).
+    """The fixed point of h_theta for one frame after the other (`engine.solvers.deq.warm_start`).
 
     The first frame, and any frame whose data differ too much from those of the frame before, is solved as by
     `Equilibrium`. The others start from the frame before and have `WARM_SHARE` of the evaluations. What is

@@ -1,0 +1,1 @@
+"""The deep equilibrium with learned consistency: step, start, warm start, GPU."""
