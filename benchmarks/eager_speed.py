@@ -33,8 +33,8 @@ from benchmarks.quality_time import TABLE_III
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import normalize
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
 from engine.solvers.admm.hand_crafted import PROX_ITERATIONS, PROX_TOLERANCE
 from engine.solvers.kaczmarz import row_orders
 from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks

@@ -20,7 +20,7 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.method_settings import MethodSettings
+from engine.reconstruction.method_settings import MethodSettings
 from export.errors import ExportError, ParityError
 from trainer.journal import METRICS_FILE
 

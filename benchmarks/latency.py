@@ -30,12 +30,12 @@ from benchmarks.pages.latency_pages import blocks, picture
 from benchmarks.pages.latency_stages import stage_times
 from benchmarks.scans.moving_phantom import PHANTOMS, moving_phantom
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.mpi.metrics import psnr_db
 from engine.networks.bundle import load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 FRAMES_PER_SNR = 64
 QUICK_FRAMES_PER_SNR = 2

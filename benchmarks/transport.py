@@ -26,7 +26,7 @@ from engine.live.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.messages import IMAGE_TOPIC, decode_image, encode_frame, encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 RATES = (46.4, 185.6)
 """Frames per second: the scanner's, and four times as many."""

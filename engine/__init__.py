@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from engine.live.loop_config import LoopConfig
     from engine.measurement.file_rows import MeasurementRows, measurement_rows, whiten_rows
     from engine.measurement.raw_frame import RawFrame
-    from engine.method_settings import MethodSettings
-    from engine.methods import open_method
     from engine.mpi.grid import Grid
     from engine.mpi.mdf import MdfFile, read_mdf, write_mdf
     from engine.networks.bundle import Bundle, default_bundle_path, load_bundle
     from engine.operators.operators import Operators
     from engine.operators.operators_file import load_operators, save_operators
-    from engine.reconstructor import Reconstruction, Reconstructor
-    from engine.report import FrameReport
+    from engine.reconstruction.method_settings import MethodSettings
+    from engine.reconstruction.methods import open_method
+    from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
+    from engine.reconstruction.report import FrameReport
     from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights, save_weights
 
 __all__ = [
@@ -89,8 +89,8 @@ _MODULES = {
     "MeasurementRows": "engine.measurement.file_rows",
     "measurement_rows": "engine.measurement.file_rows",
     "whiten_rows": "engine.measurement.file_rows",
-    "MethodSettings": "engine.method_settings",
-    "open_method": "engine.methods",
+    "MethodSettings": "engine.reconstruction.method_settings",
+    "open_method": "engine.reconstruction.methods",
     "Grid": "engine.mpi.grid",
     "MdfFile": "engine.mpi.mdf",
     "read_mdf": "engine.mpi.mdf",
@@ -98,9 +98,9 @@ _MODULES = {
     "Operators": "engine.operators.operators",
     "load_operators": "engine.operators.operators_file",
     "save_operators": "engine.operators.operators_file",
-    "Reconstruction": "engine.reconstructor",
-    "Reconstructor": "engine.reconstructor",
-    "FrameReport": "engine.report",
+    "Reconstruction": "engine.reconstruction.reconstructor",
+    "Reconstructor": "engine.reconstruction.reconstructor",
+    "FrameReport": "engine.reconstruction.report",
     "Result": "engine.fixed_point.solution",
     "Solution": "engine.fixed_point.solution",
     "SolveStats": "engine.fixed_point.solution",

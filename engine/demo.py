@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from engine.calibration.calibrate import calibrate
 from engine.machine.atomic_write import atomic_path
 from engine.measurement.file_rows import measurement_rows
-from engine.methods import open_method
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
@@ -20,7 +19,8 @@ from engine.mpi.metrics import psnr_db, ssim_windowed
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration, simulate_measurement
 from engine.mpi.simulation.truth import Truth, save_truth
 from engine.operators.operators_file import save_operators
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 PRESET = "reference-0.5"
 
@@ -156,7 +156,7 @@ def _assess(done: list[Reconstruction], truth: NDArray[np.float32]) -> MethodRes
 
 def _draw(path: Path, truth: NDArray[np.float32], images: dict[str, NDArray[np.float32]], grid: Grid) -> None:
     """Draw a column per frame: truth on top, one method per row below."""
-    from engine.pictures import Panel, save_pictures  # matplotlib is slow to import
+    from engine.reconstruction.pictures import Panel, save_pictures  # matplotlib is slow to import
 
     shown = range(min(FRAMES_SHOWN, len(truth)))
     panels = [Panel(f"truth {index}", truth[index]) for index in shown]

@@ -21,7 +21,7 @@ from engine.emulation import Scan, emulate_frames
 from engine.errors import InputError
 from engine.mpi.simulation.phantoms import Split
 from engine.networks.interval_table import Intervals, pixel_cells
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 COVERAGE = 0.9
 

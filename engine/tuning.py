@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from engine.emulation import Scan, emulate_frames
 from engine.errors import ConfigError
-from engine.methods import METHODS, open_method
 from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.reconstruction.methods import METHODS, open_method
 from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
 from engine.tuning_judge import Judge, settings_of
 from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult

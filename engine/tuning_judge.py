@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.emulation import Frames
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, open_method
 from engine.mpi.metrics import psnr_db
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, save_weights
 from engine.tuning_result import Trial
 

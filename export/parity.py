@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.learned_blocks import Consistency, ImagePrior
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 from export.errors import ParityError
 from export.learned_blocks import LearnedBlocks, open_solver

@@ -15,7 +15,7 @@ from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import START_SLOT, Evaluation
 from engine.measurement.normalization import noise_bound, normalize
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.admm_step import AdmmStep
 from engine.solvers.deq.device_step import DeviceStep
 from engine.solvers.deq.equilibrium import Equilibrium

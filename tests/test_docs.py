@@ -28,7 +28,7 @@ from engine.networks.manifest import Manifest
 from engine.operators.factorisation import DEFAULT_RANK_SHARE
 from engine.operators.operators import SPECTRAL_NORM, START_DAMPING
 from engine.operators.operators_file import FIELDS
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 from trainer.config import StageConfig, TrainConfig, parse_config
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans.scans import TRAIN_SNRS
 from engine.errors import BundleError
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, open_method, weights_of
 from engine.networks.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.networks.manifest import EQUILIBRIUM
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, open_method, weights_of
+from engine.reconstruction.reconstructor import Reconstructor
 
 HAND_CRAFTED = ("least-squares", "cg-tikhonov", "admm-l1", "art", "admm-tv", "admm-hybrid")
 """Methods without a network, in the paper's order of quality."""
@@ -34,7 +34,7 @@ class Contestant:
     name : str
         In the column "method" of the results.
     method : str
-        One of `engine.methods.METHODS`.
+        One of `engine.reconstruction.methods.METHODS`.
     settings : MethodSettings
         Model and limits.
     identity : mapping

@@ -9,9 +9,9 @@ import torch
 from benchmarks.contestants.contestant import Contestant
 from engine.fixed_point.solution import Solution
 from engine.measurement.normalization import NormalizedMeasurement
-from engine.method_settings import MethodSettings
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.reconstructor import Reconstructor
 from trainer.deep_image_prior import DipConfig, deep_image_prior
 
 METHOD = "dip"

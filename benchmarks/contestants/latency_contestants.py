@@ -13,11 +13,11 @@ from benchmarks.contestants.eager_equilibrium import EagerEquilibrium
 from benchmarks.harness.record import ROOT
 from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import normalize
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, open_method
 from engine.networks.bundle import load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.reconstructor import Reconstructor
 from trainer.checkpoint import load_networks
 
 BATCH = 64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.contestants.model_shelf import ModelShelf
-from engine.method_settings import MethodSettings
+from engine.reconstruction.method_settings import MethodSettings
 
 
 def from_run(name: str, folder: Path, remedy: str, shelf: ModelShelf) -> Contestant:

@@ -5,10 +5,10 @@ from typing import Any
 
 from benchmarks.harness.quality import image_quality, reconstruct
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.methods import open_method
 from engine.operators.factorisation import make_factored_operators
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 
 def measure_quality(method: str, snr: float, n_triplets: int, count: int) -> dict[str, Any]:

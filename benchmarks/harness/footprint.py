@@ -18,8 +18,8 @@ from engine.operators.operators_file import save_operators
 START = """
 import json, sys, time
 started = time.perf_counter()
-from engine.method_settings import MethodSettings
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.reconstructor import Reconstructor
 Reconstructor.load(sys.argv[1], settings=MethodSettings(model=sys.argv[2]))
 seconds = time.perf_counter() - started
 status = open("/proc/self/status").read()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.mpi.metrics import psnr_db, ssim_global, ssim_windowed
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 
 def image_quality(images: NDArray[np.floating], truth: NDArray[np.floating]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import NormalizedMeasurement, normalize
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.operators.operators import Operators
 from engine.operators.operators_file import load_operators
 from engine.operators.products import products_of
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 
 NOISE = 0.03

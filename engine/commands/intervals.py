@@ -8,13 +8,13 @@ import click
 from engine.commands.levels import parse_levels
 from engine.emulation import Scan, emulate_scan, scan_of
 from engine.interval_calibration import CalibrationPlan, calibrate_intervals
-from engine.interval_store import store_intervals
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.mpi.simulation.scanner import PRESETS
 from engine.networks.bundle import load_bundle
 from engine.networks.interval_table import Intervals
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.interval_store import store_intervals
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 
 @click.command(short_help="Calibrate the intervals of a model's images.")

@@ -16,11 +16,8 @@ from engine.commands.recon_follow import follow_measurement, write_reports
 from engine.commands.threads import parse_threads
 from engine.commands.weight_values import parse_weights
 from engine.fixed_point.solution import Result
-from engine.interval_store import require_intervals, stored_intervals
 from engine.machine.atomic_write import atomic_path
 from engine.measurement.file_rows import measurement_rows
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, bundle_of, open_method
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
@@ -28,12 +25,15 @@ from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.networks.interval_table import Intervals
 from engine.networks.sessions import PROVIDER_NAMES
 from engine.operators.operators_file import load_operators
-from engine.reconstructor import Reconstruction, Reconstructor
-from engine.report import FrameReport
+from engine.reconstruction.interval_store import require_intervals, stored_intervals
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, bundle_of, open_method
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.report import FrameReport
 from engine.solvers.frame_solver import FrameSolver
 
 if TYPE_CHECKING:
-    from engine.pictures import Panel
+    from engine.reconstruction.pictures import Panel
 
 DEFAULT_IDLE_S = 10.0
 
@@ -241,7 +241,7 @@ def _model_name(method: str, settings: MethodSettings) -> str | None:
 
 
 def _draw(path: Path, found: Sequence[Reconstruction], chosen: Sequence[int], grid: Grid) -> None:
-    from engine.pictures import MAX_PANELS, save_pictures
+    from engine.reconstruction.pictures import MAX_PANELS, save_pictures
 
     panels_of = [_panels(index, frame) for index, frame in zip(chosen, found, strict=True)]
     most = MAX_PANELS // max(map(len, panels_of))
@@ -251,7 +251,7 @@ def _draw(path: Path, found: Sequence[Reconstruction], chosen: Sequence[int], gr
 
 
 def _panels(index: int, frame: Reconstruction) -> "list[Panel]":
-    from engine.pictures import Panel
+    from engine.reconstruction.pictures import Panel
 
     panels = [Panel(f"frame {index}", frame.image)]
     if frame.interval is not None:

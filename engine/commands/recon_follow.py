@@ -19,7 +19,7 @@ from engine.measurement.background import RunningMean
 from engine.measurement.file_rows import NOTE_NO_BACKGROUND, measurement_rows
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 CAPACITY = 1_000_000
 """Images in one file: six hours at 46.4 frames/s. Those not written take no space."""

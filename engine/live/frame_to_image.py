@@ -15,7 +15,7 @@ from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstruction, Reconstructor
+from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 
 @dataclass(frozen=True)

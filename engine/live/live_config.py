@@ -9,7 +9,7 @@ from engine.live.endpoints import require_loopback, require_loopback_host
 from engine.live.loop_config import LoopConfig
 from engine.live.recording_config import RecordingConfig
 from engine.machine.two_cores import Threads
-from engine.method_settings import MethodSettings
+from engine.reconstruction.method_settings import MethodSettings
 from engine.toml_settings import from_table
 
 MAX_FRAME_MB = 1024.0

@@ -7,7 +7,7 @@ from typing import Any
 from engine.arrays import Float32Array
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 
 class Flag(StrEnum):

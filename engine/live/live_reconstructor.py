@@ -19,7 +19,7 @@ from engine.live.self_check import require_working
 from engine.live.swap import SwapState, SwapStep, Trial
 from engine.measurement.background import RunningBackground
 from engine.measurement.raw_frame import RawFrame
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 
 IDLE_S = 0.25
 """How often the loop looks around while no frame comes."""

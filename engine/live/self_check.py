@@ -5,7 +5,7 @@ import numpy as np
 from engine.arrays import Float32Array
 from engine.errors import LiveError
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 
 CHECK_SNR_DB = 25.0
 """SNR of the made-up measurement (Eq. 36)."""

@@ -22,7 +22,7 @@ from engine.live.recording import Recorder
 from engine.live.service_state import Phase, ServiceState
 from engine.live.status_server import StatusServer
 from engine.measurement.raw_frame import RawFrame
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 
 FAREWELL_S = 0.2
 """For the last messages to leave the socket before it is closed."""

@@ -37,7 +37,7 @@ SCANNER_COORDINATES = 1
 
 def write_png(path: Path, image: ReceivedImage) -> None:
     """Draw the image and, with intervals, their half-width; volumes as their largest values along z."""
-    from engine.pictures import Panel, save_pictures
+    from engine.reconstruction.pictures import Panel, save_pictures
 
     message = image.message
     title = f"frame {image.sequence}" + (f": {', '.join(image.flags)}" if image.flags else "")

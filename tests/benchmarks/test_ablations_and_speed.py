@@ -16,8 +16,8 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, Sh
 from benchmarks.convergence import SHOWN, follow
 from benchmarks.quality_time import LIMITS, PaperTime, beside_table_iii
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
-from engine.method_settings import MethodSettings
 from engine.networks.bundle import default_bundle_path
+from engine.reconstruction.method_settings import MethodSettings
 
 COLUMNS = {"method", "snr_db", "train_gradient", "test_gradient", "n"}
 

@@ -14,7 +14,7 @@ from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.contestants.run_contestants import from_run
 from benchmarks.noise_levels import ahead_of, beside_the_reference, verdict
-from engine.method_settings import MethodSettings
+from engine.reconstruction.method_settings import MethodSettings
 
 
 def row(kind: str, snr: float, train: float | None, psnr: float, ahead: float = 0.0) -> dict[str, Any]:

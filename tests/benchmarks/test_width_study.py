@@ -14,11 +14,11 @@ from benchmarks.contestants.network_timing import NetworkSize, Stopwatch, time_s
 from benchmarks.pages.width_pages import choice, front, rdn_sizes
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from benchmarks.width_study import Network
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.mpi.metrics import psnr_db
 from engine.networks.bundle import Bundle, default_bundle_path, load_bundle
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 COLUMNS = {"parameters", "features", "blocks", "layers", "lc_features", "evaluations"}
 FIGURES = {"ms", "rdn_ms", "lc_ms", "rest_ms", "psnr_15", "psnr_25", "psnr_35", "psnr_mean", "n"}

@@ -17,7 +17,7 @@ from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.messages import encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 

@@ -27,7 +27,7 @@ from engine.live.service_state import Phase, ServiceState
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from engine.cli import main
 from engine.demo import PRESET, DemoResult, run_demo
 from engine.measurement.file_rows import measurement_rows
-from engine.method_settings import MethodSettings
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
@@ -22,7 +21,8 @@ from engine.mpi.simulation.scanner import PRESETS, FflScanner
 from engine.mpi.simulation.truth import load_truth
 from engine.networks.bundle import load_bundle
 from engine.operators.operators_file import load_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"

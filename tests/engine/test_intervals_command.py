@@ -12,15 +12,15 @@ from matplotlib.image import imread
 
 from engine.cli import main
 from engine.errors import BundleError, PairingError
-from engine.interval_store import require_intervals, store_intervals
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
 from engine.networks.bundle import load_bundle
 from engine.operators.operators_file import load_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.interval_store import require_intervals, store_intervals
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.measurement.file_rows import measurement_rows
-from engine.method_settings import MethodSettings
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.operators.operators_file import load_operators, save_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"

@@ -14,7 +14,7 @@ from engine.errors import BundleError, InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from export.bundle import export_denoiser, export_networks, export_run
 from export.errors import ExportError, ParityError

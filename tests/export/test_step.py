@@ -14,7 +14,7 @@ from engine.errors import BundleError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
 from export import step_file

@@ -11,7 +11,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_factored_operators, make_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares

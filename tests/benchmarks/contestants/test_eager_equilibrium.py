@@ -12,10 +12,10 @@ from benchmarks.contestants.latency_contestants import REFERENCE_RUN
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from engine.fixed_point.solve import FixedPointConfig
 from engine.measurement.normalization import NormalizedMeasurement, normalize
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.networks.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
 from trainer.checkpoint import load_networks
 
 SINGLE = 1e-5

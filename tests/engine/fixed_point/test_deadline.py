@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver
 from engine.measurement.normalization import normalize
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.equilibrium_sequence import EquilibriumSequence
 from engine.solvers.least_squares import LeastSquares

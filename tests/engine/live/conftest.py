@@ -19,8 +19,8 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.row_layout import Acquisition
 from engine.networks.interval_table import Interval
-from engine.reconstructor import Reconstructor
-from engine.report import FrameReport
+from engine.reconstruction.reconstructor import Reconstructor
+from engine.reconstruction.report import FrameReport
 from engine.solvers.least_squares import LeastSquares
 from tests.engine.live.fake_service import FakeService
 

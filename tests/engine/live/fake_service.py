@@ -13,7 +13,7 @@ from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.messages import encode_image, encode_status
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 GRID = Grid((26, 13, 1), (0.052, 0.026, 0.002), (0.004, -0.002, 0.0))
 VOLUME = Grid((12, 8, 5), (0.024, 0.016, 0.020), (0.0, 0.001, -0.003))

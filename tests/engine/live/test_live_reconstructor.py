@@ -14,7 +14,7 @@ from engine.live.live_reconstructor import LiveReconstructor
 from engine.live.loop_config import LoopConfig
 from engine.live.swap import TRIAL_IMAGES, SwapStep
 from engine.measurement.file_rows import measurement_rows
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 
 WAIT_S = 20.0
 """Longest wait for something that is sure to happen."""

@@ -31,7 +31,7 @@ from engine.live.strict_json import MAX_BRACKETS, MAX_HEADER
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 STRUCT_CODES = {
     "complex64": "2f",

@@ -11,7 +11,7 @@ from engine.live.counters import Counters, DropReason, Ledger
 from engine.live.live_image import BackgroundState, LiveReport
 from engine.live.messages import REASONS
 from engine.live.service_state import ServiceState
-from engine.report import FrameReport
+from engine.reconstruction.report import FrameReport
 
 pytest.importorskip("prometheus_client")
 

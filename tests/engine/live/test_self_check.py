@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import LiveError
 from engine.live.self_check import LEAST_AGREEMENT, require_working
-from engine.methods import METHODS, open_method
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.reconstructor import Reconstructor
 
 SHIPPED = [name for name in METHODS if not METHODS[name].needs_model or name in ("deq", "pp-mpi")]
 

@@ -20,7 +20,7 @@ from engine.mpi.simulation.scan import (
 from engine.networks.bundle import default_bundle_path, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 

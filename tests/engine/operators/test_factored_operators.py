@@ -19,7 +19,7 @@ from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.operators.factorisation import make_factored_operators
 from engine.operators.operators_file import DENSE, FIELDS, load_operators, save_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.kaczmarz import Kaczmarz
 from engine.solvers.regularization import MethodWeights, SnrCurve
 from engine.solvers.tikhonov import CgTikhonov

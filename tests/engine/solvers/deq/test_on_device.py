@@ -10,10 +10,10 @@ import pytest
 from engine.errors import BundleError, NonFiniteError, PairingError, ProviderError
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig
-from engine.method_settings import MethodSettings
-from engine.methods import open_method
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import open_method
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
 

@@ -11,15 +11,15 @@ from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.errors import BundleError, ConfigError
 from engine.measurement.file_rows import measurement_rows
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, open_method
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.operators.operators_file import load_operators, save_operators
-from engine.reconstructor import Reconstructor
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, save_weights
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 BUNDLES = {"deq": FIXTURES / "bundle"} | {
     method: FIXTURES / "image-bundles" / method for method in ("deq-ball", "end-to-end", "pp-mpi", "unrolled")
 }

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from engine.errors import InputError
 from engine.mpi.grid import Grid
-from engine.pictures import MAX_PANELS, Panel, _draw, save_pictures
+from engine.reconstruction.pictures import MAX_PANELS, Panel, _draw, save_pictures
 
 GRID = Grid((4, 3, 1), (0.040, 0.030, 0.002), (0.010, 0.0, 0.0))
 IMAGE = np.arange(12, dtype=np.float32).reshape(1, 3, 4)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from engine.errors import BundleError, PairingError
 from engine.machine.atomic_write import atomic_path
-from engine.method_settings import MethodSettings
-from engine.methods import METHODS, bundle_of
 from engine.networks.bundle import MANIFEST, Bundle, load_bundle
 from engine.networks.interval_table import Intervals
 from engine.networks.manifest import IntervalsEntry, Manifest
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import METHODS, bundle_of
 from engine.solvers.frame_solver import FrameSolver
 
 INTERVALS = "intervals.json"

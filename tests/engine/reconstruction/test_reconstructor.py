@@ -16,7 +16,7 @@ from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK, normali
 from engine.mpi.grid import Grid
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.operators import Operators
-from engine.reconstructor import BATCH, Reconstructor
+from engine.reconstruction.reconstructor import BATCH, Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 

@@ -13,10 +13,10 @@ from engine.errors import ConfigError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.measurement.normalization import NormalizedMeasurement, normalize
-from engine.method_settings import MethodSettings
 from engine.networks.interval_table import Interval, Intervals
 from engine.operators.operators import Operators
-from engine.report import FrameReport
+from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.report import FrameReport
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver
 
 BATCH = 32
@@ -56,8 +56,8 @@ class Reconstructor:
         A method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
         object serves one thread.
     intervals : Intervals, optional
-        Calibrated for the method and the settings of the solver (`engine.interval_store`); images get
-        intervals then.
+        Calibrated for the method and the settings of the solver (`engine.reconstruction.interval_store`);
+        images get intervals then.
 
     Raises
     ------
@@ -91,14 +91,16 @@ class Reconstructor:
         """Open an operators file and a method.
 
         Images get the intervals of the method's bundle if it has some and the settings are those they were
-        calibrated for; `engine.interval_store.require_intervals` raises where they do not apply.
+        calibrated for; `engine.reconstruction.interval_store.require_intervals` raises where they do not
+        apply.
 
         Parameters
         ----------
         operators_path : path
             Written by `engine calibrate`.
         method : str, optional
-            One of `engine.methods.METHODS`; by default that of the model in the settings, else "deq".
+            One of `engine.reconstruction.methods.METHODS`; by default that of the model in the settings, else
+            "deq".
         settings : MethodSettings, optional
             Model, weights and limits; by default what ships.
 
@@ -108,9 +110,9 @@ class Reconstructor:
             If a file cannot be used, parts do not belong together, the provider is not available, or a
             setting has no meaning for the method.
         """
-        from engine.interval_store import stored_intervals
-        from engine.methods import open_method
         from engine.operators.operators_file import load_operators
+        from engine.reconstruction.interval_store import stored_intervals
+        from engine.reconstruction.methods import open_method
 
         solver = open_method(method, load_operators(operators_path), settings)
         intervals = stored_intervals(solver, settings or MethodSettings())

@@ -6,10 +6,10 @@ from types import MappingProxyType
 
 from engine.errors import ConfigError
 from engine.fixed_point.config import FixedPointConfig
-from engine.method_settings import MethodSettings
 from engine.networks.axis_ranges import axis_lengths
 from engine.networks.bundle import Bundle, load_bundle
 from engine.operators.operators import Operators
+from engine.reconstruction.method_settings import MethodSettings
 from engine.solvers.frame_solver import FrameSolver
 from engine.solvers.regularization import MethodWeights, load_weights
 
