@@ -1,7 +1,7 @@
 """Image quality of all methods on the test split (the paper's Tables I and II), same and other gradient.
 
-Data come from A_meas, reconstruction uses A_meas U D, one noise level per SNR (`engine.emulation`). Networks
-were trained and weights tuned at 0.5 T/m; at 0.6 T/m only the operators change.
+Data come from A_meas, reconstruction uses A_meas U D, one noise level per SNR (`engine.tuning.emulation`).
+Networks were trained and weights tuned at 0.5 T/m; at 0.6 T/m only the operators change.
 """
 
 from collections.abc import Mapping, Sequence

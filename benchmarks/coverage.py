@@ -31,8 +31,11 @@ from benchmarks.scans.scans import (
     frames_of_test_split,
     reference_scan,
 )
-from engine.emulation import Frames
-from engine.interval_calibration import (
+from engine.mpi.grid import Grid
+from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.interval_table import Intervals
+from engine.tuning.emulation import Frames
+from engine.tuning.fit_intervals import (
     COVERAGE,
     CalibrationPlan,
     Residuals,
@@ -40,9 +43,6 @@ from engine.interval_calibration import (
     residuals_of,
     validation_residuals,
 )
-from engine.mpi.grid import Grid
-from engine.networks.bundle import default_bundle_path, load_bundle
-from engine.networks.interval_table import Intervals
 
 METHOD = "deq"
 

@@ -18,10 +18,10 @@ from benchmarks.contestants.paper import paper_figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
 from benchmarks.scans.scans import SNRS, TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.emulation import INTENSITY
 from engine.mpi.simulation.phantoms import vessel_images
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxPrior
+from engine.tuning.emulation import INTENSITY
 
 FRAMES, QUICK_FRAMES = 64, 6
 

@@ -35,8 +35,8 @@ from benchmarks.scans.scans import (
     reference_scan,
 )
 from benchmarks.scans.unlike_phantoms import UNLIKE_PHANTOMS
-from engine.emulation import Frames
 from engine.mpi.metrics import psnr_db
+from engine.tuning.emulation import Frames
 
 FRAMES, QUICK_FRAMES = 16, 4
 REPETITIONS, QUICK_REPETITIONS = 4, 2

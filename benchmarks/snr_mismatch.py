@@ -33,7 +33,7 @@ from benchmarks.scans.scans import (
     frames_of_test_split,
     reference_scan,
 )
-from engine.emulation import Frames
+from engine.tuning.emulation import Frames
 
 FRAMES, QUICK_FRAMES = 128, 8
 REPETITIONS, QUICK_REPETITIONS = 16, 2

@@ -11,12 +11,12 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from benchmarks.harness.record import write_page, write_record
-from engine.emulation import emulate_scan
 from engine.solvers.regularization import WEIGHT_NAMES, default_weights_path, save_weights
-from engine.tuning import ITERATIONS, TUNABLE, tune
-from engine.tuning_report import tuning_report
-from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
-from engine.tuning_search import Lattice
+from engine.tuning.emulation import emulate_scan
+from engine.tuning.report import tuning_report
+from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
+from engine.tuning.search import Lattice
+from engine.tuning.tune import ITERATIONS, TUNABLE, tune
 
 PRESET = "reference-0.5"
 

@@ -22,7 +22,6 @@ from benchmarks.harness.record import markdown_table
 from benchmarks.pages.image_matrix import Column, comparison, draw_matrix
 from benchmarks.scans.drawn_phantoms import y_shape
 from benchmarks.scans.scans import EXPERIMENT_SNR, TRAIN_GRADIENT, reference_scan
-from engine.emulation import INTENSITY
 from engine.measurement.file_rows import whiten_rows
 from engine.mpi.metrics import psnr_db
 from engine.mpi.resampling import bicubic_upsampling
@@ -30,6 +29,7 @@ from engine.mpi.simulation.phantoms import box_average, fine_vessel_images
 from engine.mpi.simulation.scan import REFINEMENT, continuous_signals, preset_scanner
 from engine.operators.factorisation import make_operators
 from engine.operators.operators import Operators
+from engine.tuning.emulation import INTENSITY
 
 FACTORS = {"13 x 26": 1, "26 x 52": 2}
 """Refinement of each reconstruction grid."""

@@ -43,7 +43,7 @@ def reconstruct(
     ----------
     solver : Reconstructor
     rows : ndarray of float, shape (F, R)
-        In the normalised unit of the solver's operators (`engine.emulation.Frames.rows`).
+        In the normalised unit of the solver's operators (`engine.tuning.emulation.Frames.rows`).
     sigma : float, optional
         Noise standard deviation per real row in whitened units; by default estimated from each frame, as on a
         scanner.

@@ -23,9 +23,9 @@ from benchmarks.scans.perturbed_scans import (
     with_turn,
 )
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
-from engine.emulation import Frames, Scan, emulate_frames
 from engine.mpi.simulation.scanner import FflScanner
 from engine.operators.operators import Operators
+from engine.tuning.emulation import Frames, Scan, emulate_frames
 
 OTHER_GRADIENT = 0.6
 """T/m."""

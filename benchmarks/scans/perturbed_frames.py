@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.emulation import Frames, Scan
 from engine.mpi.metrics import snr_db
 from engine.operators.operators import Operators
+from engine.tuning.emulation import Frames, Scan
 
 STREAM = 38
 """Of the random factors; those of phantoms and noise are others."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from benchmarks.scans.scans import TRAIN_GRADIENT, reference_scan
 from engine.calibration.calibrate import CalibrationConfig, make_operators, system_matrix_from_mdf
-from engine.emulation import Scan, scan_of
 from engine.mpi.simulation.scan import preset_scanner, simulate_calibration, system_response
 from engine.mpi.simulation.scanner import FflScanner
 from engine.mpi.system_matrix import SystemMatrix
+from engine.tuning.emulation import Scan, scan_of
 
 EVERY_ROW = CalibrationConfig(snr_threshold=0.0)
 """Keeps all rows of the band: noise alone gives each an SNR of about 1."""

@@ -5,8 +5,8 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.emulation import Frames, Scan, emulate_frames, emulate_scan
 from engine.mpi.metrics import snr_db
+from engine.tuning.emulation import Frames, Scan, emulate_frames, emulate_scan
 
 GRADIENTS = (0.5, 0.6)
 """Selection-field gradients in T/m. The networks were trained at the first."""

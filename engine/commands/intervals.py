@@ -6,8 +6,6 @@ from pathlib import Path
 import click
 
 from engine.commands.levels import parse_levels
-from engine.emulation import Scan, emulate_scan, scan_of
-from engine.interval_calibration import CalibrationPlan, calibrate_intervals
 from engine.mpi.simulation.scanner import PRESETS
 from engine.networks.bundle import load_bundle
 from engine.networks.interval_table import Intervals
@@ -15,6 +13,8 @@ from engine.reconstruction.interval_store import store_intervals
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
 from engine.reconstruction.reconstructor import Reconstructor
+from engine.tuning.emulation import Scan, emulate_scan, scan_of
+from engine.tuning.fit_intervals import CalibrationPlan, calibrate_intervals
 
 
 @click.command(short_help="Calibrate the intervals of a model's images.")

@@ -11,13 +11,13 @@ import click
 from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.commands.levels import parse_levels
 from engine.commands.outputs import require_distinct_files
-from engine.emulation import Scan, emulate_scan, scan_of
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.simulation.scanner import PRESETS
 from engine.solvers.regularization import save_weights
-from engine.tuning import TUNABLE, tune
-from engine.tuning_report import tuning_report
-from engine.tuning_result import Trial, TuningConfig, TuningResult
+from engine.tuning.emulation import Scan, emulate_scan, scan_of
+from engine.tuning.report import tuning_report
+from engine.tuning.result import Trial, TuningConfig, TuningResult
+from engine.tuning.tune import TUNABLE, tune
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:

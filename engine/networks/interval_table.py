@@ -3,7 +3,7 @@
 The half-widths are a table over the estimated SNR of the frame and two features of the pixel: the local peak
 p, the largest value of the image in the 3 x 3 (x 3) neighbourhood, and the share x / p that the pixel has of
 it. Errors grow with p, and the share tells the core of a vessel from its edge. The table comes from
-`engine.interval_calibration`.
+`engine.tuning.fit_intervals`.
 """
 
 import itertools

@@ -11,11 +11,11 @@ from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.scans.scans import perturbed_scans, scans
 from engine.calibration.calibrate import system_matrix_from_mdf
-from engine.emulation import Scan, scan_of
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import PRESETS, FflScanner
 from engine.reconstruction.method_settings import MethodSettings
+from engine.tuning.emulation import Scan, scan_of
 
 
 def small_scanner(preset: str) -> FflScanner:

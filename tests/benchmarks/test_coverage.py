@@ -9,7 +9,7 @@ import pytest
 from benchmarks import coverage
 from benchmarks.coverage import coverage_figures, lost, verdict
 from benchmarks.scans.scans import GRADIENTS, TRAIN_SNRS
-from engine.interval_calibration import CalibrationPlan
+from engine.tuning.fit_intervals import CalibrationPlan
 
 
 def test_figures_of_a_frame_worked_out_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import tuning
 from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights
-from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
+from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
 
 SNRS = (15.0, 30.0)
 

@@ -94,7 +94,7 @@ def test_a_method_that_was_not_tuned_is_one_clear_line(folder, tmp_path) -> None
 
 
 def test_a_preset_stands_for_its_calibration(scan, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("engine.emulation.simulate_calibration", lambda *_: scan.calibration())
+    monkeypatch.setattr("engine.tuning.emulation.simulate_calibration", lambda *_: scan.calibration())
     (preset, *_) = PRESETS
     options = ("--methods", "cg-tikhonov", "--snr", "25", "--frames", 1)
     result = engine("tune", preset, tmp_path / "weights.json", *options)

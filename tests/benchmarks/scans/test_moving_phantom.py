@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.scans.moving_phantom import VOXELS_PER_FRAME, moving_phantom
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from benchmarks.scans.scans import moving_phantom as module
-from engine.emulation import Frames
+from engine.tuning.emulation import Frames
 
 NOISELESS = 250.0
 """An SNR in dB, where only rounding is left."""

@@ -23,11 +23,11 @@ from benchmarks.scans.perturbed_frames import (
 )
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from benchmarks.scans.unlike_phantoms import BAR_GROUPS, BAR_LENGTH, DISCS, POINTS, UNLIKE_PHANTOMS
-from engine.emulation import Frames
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scanner import PRESETS
 from engine.reconstruction.methods import open_method
 from engine.reconstruction.reconstructor import Reconstructor
+from engine.tuning.emulation import Frames
 
 FRAMES, SNR = 40, 20.0
 

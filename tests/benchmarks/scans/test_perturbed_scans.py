@@ -20,10 +20,10 @@ from benchmarks.scans.perturbed_scans import (
 )
 from benchmarks.scans.scans import perturbed_scans
 from engine.calibration.calibrate import system_matrix_from_mdf
-from engine.emulation import Scan, scan_of
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import PRESETS, FflScanner
+from engine.tuning.emulation import Scan, scan_of
 
 pytestmark = pytest.mark.usefixtures("quiet_world")
 

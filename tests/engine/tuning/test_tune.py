@@ -8,13 +8,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-import engine.tuning
-from engine.emulation import emulate_frames, scan_of
+import engine.tuning.tune
 from engine.errors import BundleError, ConfigError, InputError, PairingError
 from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
 from engine.solvers.regularization import (
     WEIGHT_NAMES,
     SnrCurve,
@@ -22,10 +20,12 @@ from engine.solvers.regularization import (
     load_weights,
     save_weights,
 )
-from engine.tuning import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
-from engine.tuning_report import tuning_report
-from engine.tuning_result import Trial, TuningConfig
-from engine.tuning_search import Lattice
+from engine.tuning.emulation import emulate_frames, scan_of
+from engine.tuning.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.tuning.report import tuning_report
+from engine.tuning.result import Trial, TuningConfig
+from engine.tuning.search import Lattice
+from engine.tuning.tune import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
 
 LOST_BY_THE_LATTICE = 0.02
 """dB: 8 values per decade miss the best weight by a factor of at most 10^(1/16), a second-order loss."""
@@ -60,7 +60,7 @@ def closed_form(scan, frames, damping):
 
 
 def test_the_best_tikhonov_weight_is_found(emulated, monkeypatch) -> None:
-    monkeypatch.setattr(engine.tuning, "ITERATIONS", (320,))  # converged, so that the closed form holds
+    monkeypatch.setattr(engine.tuning.tune, "ITERATIONS", (320,))  # converged, so that the closed form holds
     tuning = tune(emulated, ["cg-tikhonov"], TuningConfig(snr_db=(15.0, 30.0), frames=3)).methods[
         "cg-tikhonov"
     ]
@@ -87,7 +87,7 @@ def test_everything_that_was_tried_is_kept(art) -> None:
                 for trial in tuning.trials
                 if (trial.snr_db, trial.iterations) == (chosen.snr_db, chosen.iterations)
             ]
-            assert chosen.psnr_mean >= max(rivals) - engine.tuning.PLATEAU_DB
+            assert chosen.psnr_mean >= max(rivals) - engine.tuning.tune.PLATEAU_DB
         assert art.weights[method].iterations == tuning.chosen[0].iterations
 
 
@@ -152,7 +152,7 @@ class KnownScore:
 
 @pytest.fixture
 def known_score(monkeypatch):
-    monkeypatch.setattr(engine.tuning, "Judge", KnownScore)
+    monkeypatch.setattr(engine.tuning.tune, "Judge", KnownScore)
     return KnownScore
 
 

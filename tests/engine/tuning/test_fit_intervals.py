@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from engine.errors import InputError
-from engine.interval_calibration import (
+from engine.tuning.fit_intervals import (
     CalibrationPlan,
     Residuals,
     conformal_scale,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.solvers.regularization import WEIGHT_NAMES
-from engine.tuning_result import MethodTuning, Trial, TuningResult
+from engine.tuning.result import MethodTuning, Trial, TuningResult
 
 
 def tuning_report(result: TuningResult) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from engine.errors import ConfigError
-from engine.tuning_search import Lattice, climb, ladder
+from engine.tuning.search import Lattice, climb, ladder
 
 WIDE = 100
 """Half width of a box that stops no search here."""

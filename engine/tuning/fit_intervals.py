@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.emulation import Scan, emulate_frames
 from engine.errors import InputError
 from engine.mpi.simulation.phantoms import Split
 from engine.networks.interval_table import Intervals, pixel_cells
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
+from engine.tuning.emulation import Scan, emulate_frames
 
 COVERAGE = 0.9
 
@@ -172,7 +172,7 @@ def validation_residuals(
 def emulated_residuals(
     reconstructor: Reconstructor, scan: Scan, count: int, snr: float, seed: int, split: Split
 ) -> Residuals:
-    """Reconstruct emulated frames of one noise level; see `engine.emulation.emulate_frames`."""
+    """Reconstruct emulated frames of one noise level; see `engine.tuning.emulation.emulate_frames`."""
     frames = emulate_frames(scan, count, snr, seed, split)
     done = reconstructor.reconstruct_frames(frames.rows * scan.operators.scale)
     return residuals_of(done, frames.truth)

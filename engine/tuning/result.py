@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.solvers.regularization import MethodWeights
-from engine.tuning_search import Lattice
+from engine.tuning.search import Lattice
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from types import MappingProxyType
 
-from engine.emulation import Scan, emulate_frames
 from engine.errors import ConfigError
-from engine.published_weights import PUBLISHED_ITERATIONS, published_weights
 from engine.reconstruction.methods import METHODS, open_method
 from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
-from engine.tuning_judge import Judge, settings_of
-from engine.tuning_result import MethodTuning, Trial, TuningConfig, TuningResult
-from engine.tuning_search import Lattice, Point, climb, ladder
+from engine.tuning.emulation import Scan, emulate_frames
+from engine.tuning.judge import Judge, settings_of
+from engine.tuning.published_weights import PUBLISHED_ITERATIONS, published_weights
+from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
+from engine.tuning.search import Lattice, Point, climb, ladder
 
 TUNABLE = tuple(method for method in METHODS if method in WEIGHT_NAMES)
 """Methods with hand-set weights, the simplest first: the hybrid starts from what its parts were given."""

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.emulation import Frames
 from engine.mpi.metrics import psnr_db
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, save_weights
-from engine.tuning_result import Trial
+from engine.tuning.emulation import Frames
+from engine.tuning.result import Trial
 
 
 def settings_of(method: str, model: Path | str | None) -> MethodSettings:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from engine.emulation import INTENSITY, emulate_frames, scan_of
 from engine.errors import InputError
 from engine.mpi.grid import Grid
+from engine.tuning.emulation import INTENSITY, emulate_frames, scan_of
 
 SAMPLING = 0.1
 """Relative scatter of a standard deviation of 4 x 120 numbers, 1 / sqrt(2 * 480) = 3.2 %, three times."""

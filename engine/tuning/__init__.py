@@ -1,0 +1,1 @@
+"""Hand-set weights by validation and intervals by calibration, on emulated frames."""
