@@ -1,4 +1,4 @@
-"""The fixed-point map h_theta of Eqs. (15)-(17) for a batch, the torch twin of `engine.solvers.deq.admm_step`."""
+"""The map h_theta of Eqs. (15)-(17) for a batch, the torch twin of `engine.solvers.deq.admm_step`."""
 
 from collections.abc import Callable
 

@@ -40,8 +40,8 @@ SNRS = (35.0, 25.0, 15.0, 45.0, 5.0)
 """Training SNRs in dB, in the order of training."""
 
 SPREAD = 5.0
-"""Half the range of the SNRs around a specialist's own, in dB: `engine.tuning.emulation` gives all frames of a level
-one standard deviation of the noise, so that their own SNRs spread by about as much."""
+"""Half the range of the SNRs around a specialist's own, in dB: `engine.tuning.emulation` gives all frames of
+a level one standard deviation of the noise, so that their own SNRs spread by about as much."""
 
 SEED = 3100
 

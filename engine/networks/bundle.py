@@ -18,7 +18,7 @@ __all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 """Folder of the bundles inside the package."""
 
 SHIPPED: Mapping[str, str] = MappingProxyType({"deq": "reference", "pp-mpi": "denoiser"})

@@ -152,7 +152,7 @@ class MethodWeights:
 
 def default_weights_path() -> Path:
     """Return the weights file that ships: tuned on the simulated reference scanner."""
-    return Path(__file__).parent / "tuned" / "reference.json"
+    return Path(__file__).parents[1] / "tuned" / "reference.json"
 
 
 def load_weights(path: str | os.PathLike[str] | None = None) -> Mapping[str, MethodWeights]:

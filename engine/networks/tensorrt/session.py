@@ -1,4 +1,4 @@
-"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named arrays in, the first output out."""
+"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named arrays in, one out."""
 
 import math
 from collections.abc import Mapping, Sequence
