@@ -2,7 +2,7 @@
 
 import click
 
-from engine.command_group import CommandGroup, LazyCommand
+from engine.commands.command_group import CommandGroup, LazyCommand
 
 COMMANDS = {
     "simulate": LazyCommand("engine.commands.simulate", "simulate", "Make the files of a simulated scan."),

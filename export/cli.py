@@ -2,7 +2,7 @@
 
 import click
 
-from engine.command_group import CommandGroup, LazyCommand
+from engine.commands.command_group import CommandGroup, LazyCommand
 
 DEFAULT_COMMAND = "export-run"
 """What `deqmpi-export RUN_DIR BUNDLE` means; no likely name of a run folder."""

@@ -2,7 +2,7 @@
 
 import click
 
-from engine.command_group import CommandGroup, LazyCommand
+from engine.commands.command_group import CommandGroup, LazyCommand
 
 COMMANDS = {
     "fit": LazyCommand("trainer.commands.fit", "fit", "Train the networks as a configuration says."),

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from engine.calibration.calibrate import CalibrationConfig, calibrate_with_report
-from engine.commands.outputs import require_distinct_files
+from engine.commands.arguments import require_distinct_files
 from engine.operators.operators_file import save_operators
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from engine.commands.levels import parse_levels
+from engine.commands.arguments import parse_levels
 from engine.mpi.simulation.scanner import PRESETS
 from engine.networks.bundle import load_bundle
 from engine.networks.interval_table import Intervals

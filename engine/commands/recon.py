@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from engine.commands.frames import FrameSelection, frame_list, parse_frames
-from engine.commands.outputs import require_distinct_files
+from engine.commands.arguments import (
+    FrameSelection,
+    frame_list,
+    parse_frames,
+    parse_threads,
+    parse_weights,
+    require_distinct_files,
+)
 from engine.commands.recon_follow import follow_measurement, write_reports
-from engine.commands.threads import parse_threads
-from engine.commands.weight_values import parse_weights
 from engine.fixed_point.solution import Result
 from engine.machine.atomic_write import atomic_path
 from engine.measurement.file_rows import measurement_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from engine.commands.live_extra import live_extra
+from engine.commands.arguments import live_extra
 from engine.live.late_frames import POLICIES
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf import read_mdf

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from engine.commands.live_extra import live_extra
+from engine.commands.arguments import live_extra
 from engine.mpi.mdf import read_mdf
 
 

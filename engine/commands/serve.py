@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from engine.commands.live_extra import live_extra
+from engine.commands.arguments import live_extra
 from engine.live.events import Event
 from engine.live.live_config import load_live_config
 

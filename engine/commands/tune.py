@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from engine.calibration.calibrate import system_matrix_from_mdf
-from engine.commands.levels import parse_levels
-from engine.commands.outputs import require_distinct_files
+from engine.commands.arguments import parse_levels, require_distinct_files
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.simulation.scanner import PRESETS
 from engine.solvers.regularization import save_weights

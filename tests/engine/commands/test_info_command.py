@@ -14,7 +14,7 @@ from engine.mpi.mdf.new_files import new_reconstruction_file
 from engine.mpi.simulation.truth import Truth, save_truth
 from engine.operators.operators_file import save_operators
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 BUNDLE = FIXTURES / "bundle"
 GRID_LINE = "grid: 5 x 4 x 1 voxels, 10 x 8 x 2 mm, centre (0, 0, 0) mm"
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.commands.frames import frame_list, parse_frames
+from engine.commands.arguments import frame_list, parse_frames
 from engine.errors import InputError
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import main
-from engine.demo import PRESET, DemoResult, run_demo
+from engine.commands.demo import PRESET, DemoResult, run_demo
 from engine.measurement.file_rows import measurement_rows
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
@@ -25,7 +25,7 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
+BUNDLE = Path(__file__).parents[2] / "fixtures" / "bundle"
 METHODS = ("least-squares", "deq")
 FILES = {
     *("system-matrix.mdf", "measurement.mdf", "truth.h5", "operators.h5"),

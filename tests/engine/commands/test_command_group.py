@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from engine.command_group import CommandGroup, LazyCommand
+from engine.commands.command_group import CommandGroup, LazyCommand
 from engine.errors import BundleError, NonFiniteError
 
 

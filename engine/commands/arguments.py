@@ -1,11 +1,14 @@
 """Choosing and naming frames on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
-from engine.errors import InputError
+from engine.errors import ConfigError, InputError
+from engine.machine.two_cores import Threads
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,58 @@ def frame_list(frames: Sequence[int]) -> str:
             runs.append([index])
     names = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
     return f"frame{'s' if len(frames) > 1 else ''} {', '.join(names)}"
+
+
+def parse_levels(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    """Return the numbers of a text such as "15,25,35"; raise `click.BadParameter` if it is none."""
+    try:
+        return tuple(float(level) for level in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}; expected numbers in dB such as 15,25,35") from error
+
+
+def parse_threads(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Threads | None:
+    """Read "1", "2" or "auto" (a click callback)."""
+    if text is None:
+        return None
+    return "auto" if text == "auto" else int(text)
+
+
+def require_distinct_files(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise `click.UsageError` if an output is an input or another output: one of them would be lost."""
+    seen = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in seen:
+            raise click.UsageError(f"{path} is named twice; every output needs a file of its own")
+        seen.add(path.resolve())
+
+
+def parse_weights(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, float]:
+    """Read NAME=VALUE pairs such as tv=0.02 (a click callback)."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value, equals = 0.0, ""
+        if not (name and equals):
+            raise click.BadParameter(f"{text!r}; expected NAME=VALUE such as tv=0.02")
+        if name in weights:
+            raise click.BadParameter(f"{name} is given twice; expected each weight once")
+        weights[name] = value
+    return weights
+
+
+@contextmanager
+def live_extra() -> Iterator[None]:
+    """Turn a missing library into a ConfigError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; expected the libraries of the live service; "
+            "pip install 'deq-mpi[live]'"
+        ) from error

@@ -22,7 +22,7 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
 from engine.reconstruction.reconstructor import Reconstructor
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 
 OPTIONS = ("--coverage", "0.8", "--snr", "15,25", "--frames", "24", "--seed", "3")
 """Two noise levels and few frames: seconds."""

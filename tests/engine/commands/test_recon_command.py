@@ -19,7 +19,7 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.least_squares import LeastSquares
 
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
+BUNDLE = Path(__file__).parents[2] / "fixtures" / "bundle"
 MASK = np.array([False] * 4 + [True] * 6)
 
 
