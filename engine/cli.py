@@ -17,15 +17,17 @@ COMMANDS = {
         "engine.commands.intervals", "intervals_command", "Calibrate the intervals of a model's images."
     ),
     "recover": LazyCommand(
-        "engine.commands.recover", "recover", "Make MDF files of recordings that were cut off."
+        "engine.commands.live.recover", "recover", "Make MDF files of recordings that were cut off."
     ),
     "info": LazyCommand("engine.commands.info", "info", "Say what a file or bundle is."),
     "serve": LazyCommand(
-        "engine.commands.serve", "serve", "Reconstruct the frames of a scanner as they come."
+        "engine.commands.live.serve", "serve", "Reconstruct the frames of a scanner as they come."
     ),
-    "replay": LazyCommand("engine.commands.replay", "replay", "Play a measurement through the live service."),
-    "send": LazyCommand("engine.commands.send", "send", "Play a measurement into a running service."),
-    "view": LazyCommand("engine.commands.view", "view", "Show the live images on a page."),
+    "replay": LazyCommand(
+        "engine.commands.live.replay", "replay", "Play a measurement through the live service."
+    ),
+    "send": LazyCommand("engine.commands.live.send", "send", "Play a measurement into a running service."),
+    "view": LazyCommand("engine.commands.live.view", "view", "Show the live images on a page."),
     "demo": LazyCommand("engine.commands.demo", "demo", "Run all of the above on built-in data."),
 }
 

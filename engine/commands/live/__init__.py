@@ -1,0 +1,1 @@
+"""The commands of the live service: serve, send, view, replay, recover."""
