@@ -20,10 +20,10 @@ from benchmarks.harness.record import markdown_table
 from engine.errors import LiveError, MessageError
 from engine.fixed_point.solution import Result
 from engine.live.counters import Counters
-from engine.live.frame_socket import FrameSocket
-from engine.live.image_socket import ImageSocket
 from engine.live.live_image import BackgroundState, LiveImage, LiveReport
-from engine.live.messages import IMAGE_TOPIC, decode_image, encode_frame, encode_image
+from engine.live.wire.frame_socket import FrameSocket
+from engine.live.wire.image_socket import ImageSocket
+from engine.live.wire.messages import IMAGE_TOPIC, decode_image, encode_frame, encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.reconstruction.report import FrameReport

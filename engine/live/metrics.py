@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from engine.live.counters import DropReason
 from engine.live.live_image import LiveReport
-from engine.live.messages import REASONS
 from engine.live.service_state import ServiceState
+from engine.live.wire.messages import REASONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the answer to a scrape: the text format of Prometheus."""

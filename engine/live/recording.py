@@ -11,12 +11,12 @@ from typing import Any
 from engine.errors import ConfigError, DeqMpiError, MessageError
 from engine.live.counters import Counters
 from engine.live.live_image import LiveImage
-from engine.live.messages import encode_frame, encode_image
 from engine.live.recording_config import RecordingConfig
 from engine.live.recording_files import FileKind, session_files
 from engine.live.recording_finish import frame_count
 from engine.live.recording_pipe import FRAME, IMAGE, WriterProcess
 from engine.live.recording_state import RecordingState, RecordingStatus
+from engine.live.wire.messages import encode_frame, encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.errors import MdfError, PairingError
 from engine.live.growing_file import Column
-from engine.live.messages import ImageMessage
-from engine.live.strict_json import MAX_HEADER
+from engine.live.wire.messages import ImageMessage
+from engine.live.wire.strict_json import MAX_HEADER
 from engine.measurement.file_rows import BANDWIDTH_TOLERANCE
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid

@@ -2,7 +2,7 @@
 
 It is a process of its own so that a slow disk, a lock or an error of HDF5 never reaches the reconstruction;
 and when the service dies, the end of the pipe is the sign to finish the files. What comes is in the wire
-format of `engine.live.messages`, after one line of setup: nothing that is executed or unpickled.
+format of `engine.live.wire.messages`, after one line of setup: nothing that is executed or unpickled.
 """
 
 import json
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DeqMpiError, MessageError
-from engine.live.messages import decode_frame, decode_image
 from engine.live.recording_contents import (
     Template,
     frame_content,
@@ -39,6 +38,7 @@ from engine.live.recording_finish import (
     unfinished_recordings,
 )
 from engine.live.recording_pipe import FRAME, IMAGE, receive, send_json
+from engine.live.wire.messages import decode_frame, decode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 

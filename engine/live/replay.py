@@ -12,9 +12,9 @@ import zmq
 from engine.errors import LiveError
 from engine.live.counters import Counters
 from engine.live.live_image import Flag
-from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_image, decode_status
 from engine.live.player import Recording, play
-from engine.live.producer import producer
+from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_image, decode_status
+from engine.live.wire.producer import producer
 
 QUIET_S = 30.0
 """Longest time without any message of the service, which sends one per second."""

@@ -10,17 +10,17 @@ from weakref import WeakKeyDictionary
 from engine.errors import DeqMpiError, MessageError
 from engine.live.counters import Counters
 from engine.live.events import Event, OnEvent
-from engine.live.frame_socket import FrameSocket
 from engine.live.health import HealthLimits, liveness, readiness
-from engine.live.image_socket import ImageSocket
 from engine.live.live_config import LiveConfig, MethodConfig, load_live_config
 from engine.live.live_image import BackgroundState, LiveImage
 from engine.live.live_reconstructor import LiveReconstructor
-from engine.live.messages import encode_image, encode_status
 from engine.live.metrics import LiveMetrics
 from engine.live.recording import Recorder
 from engine.live.service_state import Phase, ServiceState
 from engine.live.status_server import StatusServer
+from engine.live.wire.frame_socket import FrameSocket
+from engine.live.wire.image_socket import ImageSocket
+from engine.live.wire.messages import encode_image, encode_status
 from engine.measurement.raw_frame import RawFrame
 from engine.reconstruction.reconstructor import Reconstructor
 

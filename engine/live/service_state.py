@@ -63,7 +63,7 @@ class ServiceState:
     is_loop_alive: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of the status message (`engine.live.messages.encode_status`)."""
+        """Return the content of the status message (`engine.live.wire.messages.encode_status`)."""
         return {
             "state": self.state,
             "policy": self.policy,

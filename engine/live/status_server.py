@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import LiveError
-from engine.live.endpoints import require_loopback_host
 from engine.live.health import Health
 from engine.live.metrics import CONTENT_TYPE
+from engine.live.wire.endpoints import require_loopback_host
 
 REQUEST_BYTES = 8192
 """Longest request, headers included."""

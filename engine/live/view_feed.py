@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import InputError, MdfError, MessageError
 from engine.live.latency_window import LatencyWindow
-from engine.live.messages import IMAGE_TOPIC, STATUS_TOPIC, ImageMessage, decode_image, decode_status
+from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, ImageMessage, decode_image, decode_status
 from engine.mpi.grid import Grid
 
 KEPT_IMAGES = 32

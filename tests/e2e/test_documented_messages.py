@@ -11,10 +11,10 @@ import numpy as np
 
 from engine.fixed_point.solution import Result
 from engine.live.counters import Counters
-from engine.live.frame_socket import FrameSocket
-from engine.live.image_socket import ImageSocket
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.messages import encode_image
+from engine.live.wire.frame_socket import FrameSocket
+from engine.live.wire.image_socket import ImageSocket
+from engine.live.wire.messages import encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.reconstruction.report import FrameReport

@@ -14,7 +14,8 @@ from engine.errors import MessageError
 from engine.fixed_point.solution import Result
 from engine.live.counters import Counters, DropReason
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.messages import (
+from engine.live.service_state import Phase, ServiceState
+from engine.live.wire.messages import (
     FRAME_TYPES,
     MAX_STREAM,
     REASONS,
@@ -23,7 +24,6 @@ from engine.live.messages import (
     encode_image,
     encode_status,
 )
-from engine.live.service_state import Phase, ServiceState
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval

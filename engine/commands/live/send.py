@@ -27,7 +27,7 @@ def send(measurement: Path, endpoint: str, rate: float, seconds: float) -> None:
     """
     with live_extra():
         from engine.live.player import open_recording, play
-        from engine.live.producer import producer
+        from engine.live.wire.producer import producer
 
     recording = open_recording(read_mdf(measurement))
     with producer(endpoint) as push:

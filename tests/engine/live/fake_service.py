@@ -10,7 +10,7 @@ import zmq
 from engine.fixed_point.solution import Result
 from engine.live.counters import DropReason, Ledger
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.messages import encode_image, encode_status
+from engine.live.wire.messages import encode_image, encode_status
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval
 from engine.reconstruction.report import FrameReport

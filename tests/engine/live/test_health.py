@@ -9,8 +9,8 @@ import pytest
 from engine.live.counters import Counters
 from engine.live.health import HealthLimits, liveness, readiness
 from engine.live.live_image import BackgroundState
-from engine.live.messages import decode_status, encode_status
 from engine.live.service_state import ServiceState
+from engine.live.wire.messages import decode_status, encode_status
 
 STATE = ServiceState(
     state="running",

@@ -12,14 +12,14 @@ import zmq
 
 from engine.errors import ConfigError, DeqMpiError, LiveError
 from engine.live.live_config import load_live_config
-from engine.live.messages import (
+from engine.live.service import LiveService
+from engine.live.wire.messages import (
     IMAGE_TOPIC,
     STATUS_TOPIC,
     decode_image,
     decode_status,
     encode_frame,
 )
-from engine.live.service import LiveService
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.operators.operators_file import save_operators
 

@@ -15,10 +15,10 @@ from matplotlib.image import imread
 
 from engine.errors import InputError
 from engine.live.live_image import Flag
-from engine.live.messages import encode_image
 from engine.live.snapshot_formats import nifti_affine, unknown_origin
 from engine.live.snapshots import NAME, SnapshotFolder, SnapshotKind
 from engine.live.view_feed import ReceivedImage, ViewFeed
+from engine.live.wire.messages import encode_image
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid

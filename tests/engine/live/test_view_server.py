@@ -15,11 +15,11 @@ from aiohttp import ClientSession, ClientWebSocketResponse, CookieJar, WSMsgType
 
 from engine.live import view_client
 from engine.live.live_image import LiveImage
-from engine.live.messages import encode_image
 from engine.live.snapshots import SnapshotFolder
 from engine.live.view_access import open_access
 from engine.live.view_feed import KEPT_IMAGES, ViewFeed
 from engine.live.view_server import MAX_PAGES, ViewServer
+from engine.live.wire.messages import encode_image
 from tests.engine.live.fake_service import FakeService
 
 WAIT = 20.0

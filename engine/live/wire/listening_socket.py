@@ -6,7 +6,7 @@ from typing import Any
 import zmq
 
 from engine.errors import LiveError
-from engine.live.endpoints import require_free_path, require_loopback
+from engine.live.wire.endpoints import require_free_path, require_loopback
 
 
 class ListeningSocket:
@@ -17,7 +17,7 @@ class ListeningSocket:
     kind : int
         Such as ``zmq.PULL``.
     endpoint : str
-        Where to listen, see `engine.live.endpoints.require_loopback`.
+        Where to listen, see `engine.live.wire.endpoints.require_loopback`.
     options : mapping of zmq.SocketOption to int
         Options of the socket.
     allow_remote : bool

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, LiveError
-from engine.live.image_socket import QUEUE, ImageSocket
+from engine.live.wire.image_socket import QUEUE, ImageSocket
 
 zmq = pytest.importorskip("zmq")
 

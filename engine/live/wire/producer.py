@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import zmq
 
 from engine.errors import LiveError
-from engine.live.messages import encode_frame
+from engine.live.wire.messages import encode_frame
 from engine.measurement.raw_frame import RawFrame
 
 SEND_MS = 30_000

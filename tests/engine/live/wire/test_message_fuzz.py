@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from engine.errors import MessageError
-from engine.live.frame_socket import FrameSocket
-from engine.live.messages import REASONS, decode_frame
+from engine.live.wire.frame_socket import FrameSocket
+from engine.live.wire.messages import REASONS, decode_frame
 from engine.measurement.raw_frame import RawFrame
 
 zmq = pytest.importorskip("zmq")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import MessageError
 from engine.live.counters import Counters
 from engine.live.live_image import LiveImage
-from engine.live.strict_json import read_object, shown, write_object
+from engine.live.wire.strict_json import read_object, shown, write_object
 from engine.measurement.raw_frame import RawFrame
 
 VERSION = 1

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, LiveError, MessageError
-from engine.live.frame_socket import FrameSocket
-from engine.live.messages import encode_frame
+from engine.live.wire.frame_socket import FrameSocket
+from engine.live.wire.messages import encode_frame
 from engine.measurement.raw_frame import RawFrame
 
 zmq = pytest.importorskip("zmq")
@@ -233,7 +233,7 @@ def test_producer_that_dies_in_the_middle_of_a_message(
 
 KILLED = """
 import os, sys, zmq, numpy as np
-from engine.live.messages import encode_frame
+from engine.live.wire.messages import encode_frame
 from engine.measurement.raw_frame import RawFrame
 producer = zmq.Context().socket(zmq.PUSH)
 producer.connect(sys.argv[1])

@@ -8,7 +8,7 @@ from typing import Any, Self
 import zmq
 
 from engine.errors import LiveError
-from engine.live.listening_socket import ListeningSocket
+from engine.live.wire.listening_socket import ListeningSocket
 
 QUEUE = 8
 """Messages that wait for each subscriber (SNDHWM). One that reads too slowly gets no others meanwhile."""

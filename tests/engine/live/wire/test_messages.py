@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as arrays
 
 from engine.errors import MessageError
 from engine.fixed_point.solution import Result
-from engine.live import messages
 from engine.live.counters import Counters
 from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.messages import (
+from engine.live.wire import messages
+from engine.live.wire.messages import (
     FRAME_TYPES,
     REASONS,
     decode_frame,
@@ -27,7 +27,7 @@ from engine.live.messages import (
     encode_image,
     encode_status,
 )
-from engine.live.strict_json import MAX_BRACKETS, MAX_HEADER
+from engine.live.wire.strict_json import MAX_BRACKETS, MAX_HEADER
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval

@@ -9,9 +9,9 @@ from typing import Any, Self
 import zmq
 
 from engine.errors import MessageError
-from engine.live.listening_socket import ListeningSocket
-from engine.live.messages import decode_frame
-from engine.live.strict_json import MAX_HEADER
+from engine.live.wire.listening_socket import ListeningSocket
+from engine.live.wire.messages import decode_frame
+from engine.live.wire.strict_json import MAX_HEADER
 from engine.measurement.raw_frame import RawFrame
 
 QUEUE = 8

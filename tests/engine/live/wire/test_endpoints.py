@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, LiveError
-from engine.live.endpoints import require_free_path, require_loopback, require_loopback_host
+from engine.live.wire.endpoints import require_free_path, require_loopback, require_loopback_host
 
 LOCAL = [
     "tcp://127.0.0.1:5555",
