@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from engine.calibration.calibrate import calibrate
-from engine.live.counters import Counters
+from engine.live.loop.counters import Counters
 from engine.live.player import Recording, open_recording
 from engine.live.replay import replay
 from engine.live.service_process import ServiceProcess

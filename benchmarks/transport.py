@@ -19,8 +19,8 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from engine.errors import LiveError, MessageError
 from engine.fixed_point.solution import Result
-from engine.live.counters import Counters
-from engine.live.live_image import BackgroundState, LiveImage, LiveReport
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.wire.frame_socket import FrameSocket
 from engine.live.wire.image_socket import ImageSocket
 from engine.live.wire.messages import IMAGE_TOPIC, decode_image, encode_frame, encode_image

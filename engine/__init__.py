@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from engine.errors import DeqMpiError, InputError
     from engine.fixed_point.solution import Result, Solution, SolveStats
     from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
-    from engine.live.counters import Counters
-    from engine.live.live_image import LiveImage, LiveReport
-    from engine.live.live_reconstructor import LiveReconstructor
-    from engine.live.loop_config import LoopConfig
+    from engine.live.loop.counters import Counters
+    from engine.live.loop.live_image import LiveImage, LiveReport
+    from engine.live.loop.live_reconstructor import LiveReconstructor
+    from engine.live.loop.loop_config import LoopConfig
     from engine.measurement.file_rows import MeasurementRows, measurement_rows, whiten_rows
     from engine.measurement.raw_frame import RawFrame
     from engine.mpi.grid import Grid
@@ -80,11 +80,11 @@ _MODULES = {
     "InputError": "engine.errors",
     "FixedPointConfig": "engine.fixed_point.solve",
     "solve_fixed_point": "engine.fixed_point.solve",
-    "Counters": "engine.live.counters",
-    "LiveImage": "engine.live.live_image",
-    "LiveReport": "engine.live.live_image",
-    "LiveReconstructor": "engine.live.live_reconstructor",
-    "LoopConfig": "engine.live.loop_config",
+    "Counters": "engine.live.loop.counters",
+    "LiveImage": "engine.live.loop.live_image",
+    "LiveReport": "engine.live.loop.live_image",
+    "LiveReconstructor": "engine.live.loop.live_reconstructor",
+    "LoopConfig": "engine.live.loop.loop_config",
     "RawFrame": "engine.measurement.raw_frame",
     "MeasurementRows": "engine.measurement.file_rows",
     "measurement_rows": "engine.measurement.file_rows",

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from engine.live.counters import DropReason
-from engine.live.live_image import Flag
+from engine.live.loop.counters import DropReason
+from engine.live.loop.live_image import Flag
 
 FLAG_WORDS: Mapping[Flag, tuple[str, str]] = {
     Flag.LATE: ("late", "the image came out after its deadline"),

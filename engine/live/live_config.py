@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.live.loop_config import LoopConfig
+from engine.live.loop.loop_config import LoopConfig
 from engine.live.recording_config import RecordingConfig
 from engine.live.wire.endpoints import require_loopback, require_loopback_host
 from engine.machine.two_cores import Threads

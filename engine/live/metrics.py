@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from engine.live.counters import DropReason
-from engine.live.live_image import LiveReport
+from engine.live.loop.counters import DropReason
+from engine.live.loop.live_image import LiveReport
 from engine.live.service_state import ServiceState
 from engine.live.wire.messages import REASONS
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from engine.errors import ConfigError, DeqMpiError, MessageError
-from engine.live.counters import Counters
-from engine.live.live_image import LiveImage
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import LiveImage
 from engine.live.recording_config import RecordingConfig
 from engine.live.recording_files import FileKind, session_files
 from engine.live.recording_finish import frame_count

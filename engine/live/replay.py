@@ -10,8 +10,8 @@ import numpy as np
 import zmq
 
 from engine.errors import LiveError
-from engine.live.counters import Counters
-from engine.live.live_image import Flag
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import Flag
 from engine.live.player import Recording, play
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_image, decode_status
 from engine.live.wire.producer import producer
@@ -39,7 +39,7 @@ class ReplayReport:
     frames_sent : int
         Of the object.
     frames_in, images_out, averaged, dropped, in_flight, late, not_converged : int
-        Account of the service at the end (`engine.live.counters.Counters`).
+        Account of the service at the end (`engine.live.loop.counters.Counters`).
     dropped_by_reason, rejected : mapping of str to int
         From the same account.
     is_balanced : bool

@@ -8,12 +8,12 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from engine.errors import DeqMpiError, MessageError
-from engine.live.counters import Counters
-from engine.live.events import Event, OnEvent
 from engine.live.health import HealthLimits, liveness, readiness
 from engine.live.live_config import LiveConfig, MethodConfig, load_live_config
-from engine.live.live_image import BackgroundState, LiveImage
-from engine.live.live_reconstructor import LiveReconstructor
+from engine.live.loop.counters import Counters
+from engine.live.loop.events import Event, OnEvent
+from engine.live.loop.live_image import BackgroundState, LiveImage
+from engine.live.loop.live_reconstructor import LiveReconstructor
 from engine.live.metrics import LiveMetrics
 from engine.live.recording import Recorder
 from engine.live.service_state import Phase, ServiceState

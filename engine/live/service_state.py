@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.live.counters import Counters
-from engine.live.live_image import BackgroundState
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState
 
 Phase = Literal["starting", "running", "stopping"]
 """Running: operators and model are loaded and have passed their checks."""
@@ -36,7 +36,7 @@ class ServiceState:
         the account of `engine.live.recording_state.RecordingState`.
     swap : mapping or None
         The last exchange of operators or model; None before the first. `state` and `reason` of
-        `engine.live.swap.SwapState`.
+        `engine.live.loop.swap.SwapState`.
     uptime_s : float
         Since the start.
     last_image_age_s : float or None

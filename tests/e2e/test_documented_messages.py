@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.fixed_point.solution import Result
-from engine.live.counters import Counters
-from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.wire.frame_socket import FrameSocket
 from engine.live.wire.image_socket import ImageSocket
 from engine.live.wire.messages import encode_image

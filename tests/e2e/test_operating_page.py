@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.live.counters import Counters
 from engine.live.event_limiter import RateLimit
 from engine.live.health import Health
-from engine.live.live_image import BackgroundState
 from engine.live.logs import FIXED_KEYS
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState
 from engine.live.metrics import LiveMetrics
 from engine.live.service_state import ServiceState
 from engine.live.status_server import CONNECTIONS, REQUEST_BYTES, REQUEST_SECONDS

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 
 from engine.errors import MessageError
 from engine.fixed_point.solution import Result
-from engine.live.counters import Counters, DropReason
-from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
+from engine.live.loop.counters import Counters, DropReason
+from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.service_state import Phase, ServiceState
 from engine.live.wire.messages import (
     FRAME_TYPES,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from engine.commands.arguments import live_extra
-from engine.live.late_frames import POLICIES
+from engine.live.loop.late_frames import POLICIES
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf import read_mdf
 

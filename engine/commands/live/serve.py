@@ -10,8 +10,8 @@ from typing import Literal
 import click
 
 from engine.commands.arguments import live_extra
-from engine.live.events import Event
 from engine.live.live_config import load_live_config
+from engine.live.loop.events import Event
 
 STATUS_S = 1.0
 """Time between two messages about the state, and between two signs of life to systemd."""

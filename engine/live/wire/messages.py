@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MessageError
-from engine.live.counters import Counters
-from engine.live.live_image import LiveImage
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import LiveImage
 from engine.live.wire.strict_json import read_object, shown, write_object
 from engine.measurement.raw_frame import RawFrame
 

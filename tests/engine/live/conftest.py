@@ -11,7 +11,7 @@ import pytest
 
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
-from engine.live.live_image import BackgroundState, LiveImage, LiveReport
+from engine.live.loop.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.recording import Recorder
 from engine.live.recording_config import RecordingConfig
 from engine.measurement.raw_frame import RawFrame

@@ -8,8 +8,8 @@ import numpy as np
 import zmq
 
 from engine.fixed_point.solution import Result
-from engine.live.counters import DropReason, Ledger
-from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
+from engine.live.loop.counters import DropReason, Ledger
+from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.wire.messages import encode_image, encode_status
 from engine.mpi.grid import Grid
 from engine.networks.interval_table import Interval

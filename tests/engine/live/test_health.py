@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from engine.live.counters import Counters
 from engine.live.health import HealthLimits, liveness, readiness
-from engine.live.live_image import BackgroundState
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState
 from engine.live.service_state import ServiceState
 from engine.live.wire.messages import decode_status, encode_status
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.live.live_config import load_live_config
-from engine.live.loop_config import LoopConfig
+from engine.live.loop.loop_config import LoopConfig
 
 MINIMAL = '[reconstruction]\noperators = "operators.h5"\n'
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from engine.fixed_point.solution import Result
-from engine.live.counters import Counters, DropReason, Ledger
-from engine.live.live_image import BackgroundState, LiveReport
+from engine.live.loop.counters import Counters, DropReason, Ledger
+from engine.live.loop.live_image import BackgroundState, LiveReport
 from engine.live.service_state import ServiceState
 from engine.live.wire.messages import REASONS
 from engine.reconstruction.report import FrameReport

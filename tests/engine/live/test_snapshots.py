@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from engine.errors import InputError
-from engine.live.live_image import Flag
+from engine.live.loop.live_image import Flag
 from engine.live.snapshot_formats import nifti_affine, unknown_origin
 from engine.live.snapshots import NAME, SnapshotFolder, SnapshotKind
 from engine.live.view_feed import ReceivedImage, ViewFeed

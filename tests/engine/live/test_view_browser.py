@@ -18,8 +18,8 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
 
-from engine.live.counters import DropReason
-from engine.live.live_image import BackgroundState, Flag
+from engine.live.loop.counters import DropReason
+from engine.live.loop.live_image import BackgroundState, Flag
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images
 from engine.mpi.mdf.image_intervals import read_intervals

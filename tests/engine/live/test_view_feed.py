@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.live import view_feed
-from engine.live.counters import DropReason
 from engine.live.latency_window import BINS, WINDOW, LatencyWindow, round_up
+from engine.live.loop.counters import DropReason
 from engine.live.view_feed import KEPT_IMAGES, ViewFeed
 from engine.live.wire.messages import IMAGE_TOPIC, encode_image
 from tests.engine.live.fake_service import DEADLINE_MS, GRID, FakeService

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from engine.live.counters import DropReason
-from engine.live.live_image import Flag
+from engine.live.loop.counters import DropReason
+from engine.live.loop.live_image import Flag
 from engine.live.snapshots import SnapshotKind
 from engine.live.view_server import COLOUR_MAPS, page_facts, page_files
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, CookieJar, WSMsgType, WSServerHandshakeError, web
 
 from engine.live import view_client
-from engine.live.live_image import LiveImage
+from engine.live.loop.live_image import LiveImage
 from engine.live.snapshots import SnapshotFolder
 from engine.live.view_access import open_access
 from engine.live.view_feed import KEPT_IMAGES, ViewFeed

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.live.frame_to_image import FrameToImage
-from engine.live.loop_config import LoopConfig
+from engine.live.loop.frame_to_image import FrameToImage
+from engine.live.loop.loop_config import LoopConfig
 from engine.measurement.background import RunningBackground
 from engine.measurement.raw_frame import RawFrame
 

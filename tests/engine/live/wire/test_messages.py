@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from engine.errors import MessageError
 from engine.fixed_point.solution import Result
-from engine.live.counters import Counters
-from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
+from engine.live.loop.counters import Counters
+from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.wire import messages
 from engine.live.wire.messages import (
     FRAME_TYPES,

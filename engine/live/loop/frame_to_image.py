@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.fixed_point.solution import Result
-from engine.live.live_image import BackgroundState, Flag
-from engine.live.loop_config import LoopConfig
+from engine.live.loop.live_image import BackgroundState, Flag
+from engine.live.loop.loop_config import LoopConfig
 from engine.measurement.background import RunningBackground
 from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra_of
 from engine.measurement.raw_frame import RawFrame

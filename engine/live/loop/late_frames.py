@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from engine.live.counters import DropReason
+from engine.live.loop.counters import DropReason
 from engine.measurement.background import layout_of
 from engine.measurement.raw_frame import RawFrame
 

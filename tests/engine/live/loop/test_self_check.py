@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import LiveError
-from engine.live.self_check import LEAST_AGREEMENT, require_working
+from engine.live.loop.self_check import LEAST_AGREEMENT, require_working
 from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 

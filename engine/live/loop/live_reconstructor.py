@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from engine.errors import DeqMpiError, InputError, LiveError, PairingError
-from engine.live.counters import Counters, DropReason, Ledger
-from engine.live.events import Event, OnEvent, ignore
-from engine.live.frame_queue import Batch, FrameQueue
-from engine.live.frame_to_image import FrameToImage, Made
-from engine.live.late_frames import POLICIES, WaitingFrame
-from engine.live.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.loop_config import LoopConfig
-from engine.live.self_check import require_working
-from engine.live.swap import SwapState, SwapStep, Trial
+from engine.live.loop.counters import Counters, DropReason, Ledger
+from engine.live.loop.events import Event, OnEvent, ignore
+from engine.live.loop.frame_queue import Batch, FrameQueue
+from engine.live.loop.frame_to_image import FrameToImage, Made
+from engine.live.loop.late_frames import POLICIES, WaitingFrame
+from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.loop.self_check import require_working
+from engine.live.loop.swap import SwapState, SwapStep, Trial
 from engine.measurement.background import RunningBackground
 from engine.measurement.raw_frame import RawFrame
 from engine.reconstruction.reconstructor import Reconstructor
@@ -51,7 +51,7 @@ class LiveReconstructor:
     Raises
     ------
     LiveError
-        If the reconstructor does not work (`engine.live.self_check`).
+        If the reconstructor does not work (`engine.live.loop.self_check`).
 
     Examples
     --------

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.live.counters import DropReason, Ledger
-from engine.live.frame_queue import REMEMBERED, FrameQueue
-from engine.live.late_frames import POLICIES
+from engine.live.loop.counters import DropReason, Ledger
+from engine.live.loop.frame_queue import REMEMBERED, FrameQueue
+from engine.live.loop.late_frames import POLICIES
 from engine.measurement.raw_frame import RawFrame
 
 DATA = np.ones((1, 1, 3), np.complex64)

@@ -5,8 +5,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from engine.live.counters import DropReason, Ledger
-from engine.live.late_frames import LateFrames, Waiting, WaitingFrame
+from engine.live.loop.counters import DropReason, Ledger
+from engine.live.loop.late_frames import LateFrames, Waiting, WaitingFrame
 from engine.measurement.raw_frame import RawFrame
 
 REMEMBERED = 4096

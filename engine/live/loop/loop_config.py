@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-from engine.live.late_frames import POLICIES
+from engine.live.loop.late_frames import POLICIES
 
 
 @dataclass(frozen=True)

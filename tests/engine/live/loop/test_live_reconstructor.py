@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from engine.errors import LiveError
-from engine.live.counters import DropReason
-from engine.live.live_image import Flag
-from engine.live.live_reconstructor import LiveReconstructor
-from engine.live.loop_config import LoopConfig
-from engine.live.swap import TRIAL_IMAGES, SwapStep
+from engine.live.loop.counters import DropReason
+from engine.live.loop.live_image import Flag
+from engine.live.loop.live_reconstructor import LiveReconstructor
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.loop.swap import TRIAL_IMAGES, SwapStep
 from engine.measurement.file_rows import measurement_rows
 from engine.reconstruction.reconstructor import Reconstructor
 

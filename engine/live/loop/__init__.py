@@ -1,0 +1,1 @@
+"""The live loop: frames in, images out, an account of every frame."""
