@@ -11,10 +11,10 @@ import click
 import h5py
 
 from engine.errors import InputError, NonFiniteError
-from engine.live.growing_file import GrowingFile
-from engine.live.growing_mdf import FollowedMeasurement, single_frame
-from engine.live.recording_contents import REPORT, image_content, image_row
-from engine.live.recording_finish import recover_recording
+from engine.live.recording.contents import REPORT, image_content, image_row
+from engine.live.recording.finish import recover_recording
+from engine.live.recording.follow import FollowedMeasurement, single_frame
+from engine.live.recording.growing_file import GrowingFile
 from engine.measurement.background import RunningMean
 from engine.measurement.file_rows import NOTE_NO_BACKGROUND, measurement_rows
 from engine.measurement.raw_frame import RawFrame

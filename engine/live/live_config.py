@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.live.loop.loop_config import LoopConfig
-from engine.live.recording_config import RecordingConfig
+from engine.live.recording.config import RecordingConfig
 from engine.live.wire.endpoints import require_loopback, require_loopback_host
 from engine.machine.two_cores import Threads
 from engine.reconstruction.method_settings import MethodSettings

@@ -15,7 +15,7 @@ from engine.live.loop.events import Event, OnEvent
 from engine.live.loop.live_image import BackgroundState, LiveImage
 from engine.live.loop.live_reconstructor import LiveReconstructor
 from engine.live.metrics import LiveMetrics
-from engine.live.recording import Recorder
+from engine.live.recording.recorder import Recorder
 from engine.live.service_state import Phase, ServiceState
 from engine.live.status_server import StatusServer
 from engine.live.wire.frame_socket import FrameSocket

@@ -33,7 +33,7 @@ class ServiceState:
         What is subtracted from the frames.
     recording : mapping or None
         None where nothing is to be recorded. Else `state` ("recording", "stopped" or "closed"), `reason`, and
-        the account of `engine.live.recording_state.RecordingState`.
+        the account of `engine.live.recording.state.RecordingState`.
     swap : mapping or None
         The last exchange of operators or model; None before the first. `state` and `reason` of
         `engine.live.loop.swap.SwapState`.

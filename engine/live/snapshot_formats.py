@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.live.recording_contents import REPORT
+from engine.live.recording.contents import REPORT
 from engine.live.view_feed import ReceivedImage
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, write_mdf

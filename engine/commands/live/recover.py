@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from engine.errors import InputError
-from engine.live.recording_finish import recover_folder, recover_recording
+from engine.live.recording.finish import recover_folder, recover_recording
 
 
 @click.command(short_help="Make MDF files of recordings that were cut off.")

@@ -1,6 +1,7 @@
 """How a recording that was not finished says so, for those who read MDF files.
 
-`engine.live.growing_file` writes it. A finished recording is an MDF file like any other, without the mark.
+`engine.live.recording.growing_file` writes it. A finished recording is an MDF file like any other, without
+the mark.
 """
 
 import h5py

@@ -12,8 +12,8 @@ import pytest
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
 from engine.live.loop.live_image import BackgroundState, LiveImage, LiveReport
-from engine.live.recording import Recorder
-from engine.live.recording_config import RecordingConfig
+from engine.live.recording.config import RecordingConfig
+from engine.live.recording.recorder import Recorder
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf

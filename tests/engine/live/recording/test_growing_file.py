@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from engine.cli import main
 from engine.errors import MdfError, RecordingError
-from engine.live import growing_file
-from engine.live.growing_file import GrowingFile
-from engine.live.recording_contents import frame_content, frame_row, image_content, image_row, load_template
-from engine.live.recording_finish import finish_in_steps, recover_folder, recover_recording
+from engine.live.recording import growing_file
+from engine.live.recording.contents import frame_content, frame_row, image_content, image_row, load_template
+from engine.live.recording.finish import finish_in_steps, recover_folder, recover_recording
+from engine.live.recording.growing_file import GrowingFile
 from engine.mpi.mdf import read_mdf
 
 N_FRAMES = 3
@@ -104,7 +104,7 @@ def test_frames_to_come_take_no_space(scanner, begin, tmp_path):
 
 
 def test_an_unfinished_recording_says_what_to_do(scanner, begin, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.live.recording_finish.LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr("engine.live.recording.finish.LOCK_WAIT_S", 0.05)
     file = begin()
     append_all(file, rows(scanner))
     path = tmp_path / "a-raw.mdf"
@@ -134,7 +134,7 @@ def test_recovering_what_is_not_there(tmp_path):
 
 
 def test_finishing_can_be_cut_off_at_every_step(scanner, begin, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.live.recording_finish.BLOCK_BYTES", 1)
+    monkeypatch.setattr("engine.live.recording.finish.BLOCK_BYTES", 1)
     file = begin()
     append_all(file, rows(scanner))
     file.close()

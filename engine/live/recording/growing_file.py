@@ -5,7 +5,7 @@ no space on disk (a sparse file). From then on HDF5 has no part in it: a frame i
 place, and the number of frames, written last, says how many are complete. So no kill can leave the structure
 of the file torn, as it can with an HDF5 library at work, and a full disk is an error of one write.
 
-`engine.live.recording_finish` makes an ordinary MDF file of it.
+`engine.live.recording.finish` makes an ordinary MDF file of it.
 """
 
 import errno

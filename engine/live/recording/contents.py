@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import MdfError, PairingError
-from engine.live.growing_file import Column
+from engine.live.recording.growing_file import Column
 from engine.live.wire.messages import ImageMessage
 from engine.live.wire.strict_json import MAX_HEADER
 from engine.measurement.file_rows import BANDWIDTH_TOLERANCE

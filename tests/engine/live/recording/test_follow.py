@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.cli import main
 from engine.errors import MdfError, PairingError
-from engine.live.growing_file import GrowingFile
-from engine.live.growing_mdf import follow_frames
-from engine.live.recording_contents import frame_content, frame_row, load_template
-from engine.live.recording_finish import recover_recording
+from engine.live.recording.contents import frame_content, frame_row, load_template
+from engine.live.recording.finish import recover_recording
+from engine.live.recording.follow import follow_frames
+from engine.live.recording.growing_file import GrowingFile
 from engine.measurement.background import RunningMean
 from engine.measurement.file_rows import NOTE_NO_BACKGROUND
 from engine.measurement.raw_frame import RawFrame
@@ -29,7 +29,7 @@ from engine.mpi.mdf.grids import images
 from engine.mpi.row_layout import Acquisition
 from engine.operators.operators_file import save_operators
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 MASK = np.arange(10) < 4  # background first, so that the running mean is the mean from the first frame on
 IDLE_S = 60.0  # never reached where a file is closed
 SHORT_S = 0.1

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from engine.errors import RecordingError
-from engine.live.growing_file import METADATA_BYTES
+from engine.live.recording.growing_file import METADATA_BYTES
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf.recording_mark import COUNT, LENGTHS, MARK, is_unfinished
 from engine.mpi.mdf.safety import check_source

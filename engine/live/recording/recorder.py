@@ -11,11 +11,11 @@ from typing import Any
 from engine.errors import ConfigError, DeqMpiError, MessageError
 from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import LiveImage
-from engine.live.recording_config import RecordingConfig
-from engine.live.recording_files import FileKind, session_files
-from engine.live.recording_finish import frame_count
-from engine.live.recording_pipe import FRAME, IMAGE, WriterProcess
-from engine.live.recording_state import RecordingState, RecordingStatus
+from engine.live.recording.config import RecordingConfig
+from engine.live.recording.files import FileKind, session_files
+from engine.live.recording.finish import frame_count
+from engine.live.recording.pipe import FRAME, IMAGE, WriterProcess
+from engine.live.recording.state import RecordingState, RecordingStatus
 from engine.live.wire.messages import encode_frame, encode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from engine.errors import ConfigError, RecordingError
-from engine.live.recording_config import RecordingConfig
+from engine.live.recording.config import RecordingConfig
 from engine.mpi.row_layout import Acquisition
 
 PREFIX = struct.Struct("<cBq")
@@ -47,7 +47,7 @@ def send_json(pipe: Connection, values: Mapping[str, Any]) -> None:
 
 
 class WriterProcess:
-    """A running `engine.live.recording_writer`.
+    """A running `engine.live.recording.writer`.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class WriterProcess:
         to_read, self._outgoing = Pipe(duplex=False)
         self._incoming, to_write = Pipe(duplex=False)
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            [sys.executable, "-P", "-m", "engine.live.recording_writer"]
+            [sys.executable, "-P", "-m", "engine.live.recording.writer"]
             + [str(end.fileno()) for end in (to_read, to_write)],
             pass_fds=[to_read.fileno(), to_write.fileno()],
             stdin=subprocess.DEVNULL,

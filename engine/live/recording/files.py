@@ -6,8 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engine.live.growing_file import GrowingFile
-from engine.live.recording_contents import FileContent
+from engine.live.recording.contents import FileContent
+from engine.live.recording.growing_file import GrowingFile
 
 
 class FileKind(StrEnum):

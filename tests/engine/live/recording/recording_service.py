@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.live.recording import Recorder
-from engine.live.recording_config import RecordingConfig
+from engine.live.recording.config import RecordingConfig
+from engine.live.recording.recorder import Recorder
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 

@@ -1,9 +1,10 @@
 """Following a measurement file that another process is still writing.
 
-Two kinds of files can be read while they grow: recordings of this library (`engine.live.growing_file`), and
-HDF5 files in SWMR mode (single writer, multiple readers) of a scanner. In the latter the number of complete
-frames is the smallest of `/acquisition/numFrames`, the length of `/measurement/data` and that of the
-background mask; so `numFrames` is to be written after each frame, or beforehand as the number planned.
+Two kinds of files can be read while they grow: recordings of this library
+(`engine.live.recording.growing_file`), and HDF5 files in SWMR mode (single writer, multiple readers) of a
+scanner. In the latter the number of complete frames is the smallest of `/acquisition/numFrames`, the length
+of `/measurement/data` and that of the background mask; so `numFrames` is to be written after each frame, or
+beforehand as the number planned.
 """
 
 import time
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MdfError
-from engine.live.recording_contents import ACQUIRED, BACKGROUND, FRAMES, NO_TIME, SEQUENCE, STREAM
+from engine.live.recording.contents import ACQUIRED, BACKGROUND, FRAMES, NO_TIME, SEQUENCE, STREAM
 from engine.measurement.file_rows import measurement_rows
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile, read_mdf

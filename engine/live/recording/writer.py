@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DeqMpiError, MessageError
-from engine.live.recording_contents import (
+from engine.live.recording.contents import (
     Template,
     frame_content,
     frame_row,
@@ -30,14 +30,14 @@ from engine.live.recording_contents import (
     load_template,
     message_grid,
 )
-from engine.live.recording_files import FileKind, FileNames, FileSeries
-from engine.live.recording_finish import (
+from engine.live.recording.files import FileKind, FileNames, FileSeries
+from engine.live.recording.finish import (
     FinishedRecording,
     finish_in_steps,
     remove_leftovers,
     unfinished_recordings,
 )
-from engine.live.recording_pipe import FRAME, IMAGE, receive, send_json
+from engine.live.recording.pipe import FRAME, IMAGE, receive, send_json
 from engine.live.wire.messages import decode_frame, decode_image
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
@@ -197,7 +197,7 @@ class Writer:
 
 
 def main() -> None:
-    """Run the process: `python -m engine.live.recording_writer READ_END WRITE_END`."""
+    """Run the process: `python -m engine.live.recording.writer READ_END WRITE_END`."""
     # The service decides when to end, by closing the pipe; a signal to the whole group is for the service.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -17,10 +17,10 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.live.recording_finish import recover_folder
+from engine.live.recording.finish import recover_folder
 from engine.mpi.mdf import read_mdf
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SERVICE = Path(__file__).with_name("recording_service.py")
 PATIENCE_S = 60.0  # of the tests, for processes on a busy machine
 
@@ -239,8 +239,8 @@ import json, shutil, sys, time
 import numpy as np
 from pathlib import Path
 from engine.measurement.raw_frame import RawFrame
-from engine.live.recording import Recorder
-from engine.live.recording_config import RecordingConfig
+from engine.live.recording.recorder import Recorder
+from engine.live.recording.config import RecordingConfig
 from engine.operators.operators import Acquisition
 folder, template, stated = sys.argv[1:]
 values = json.loads(stated)
