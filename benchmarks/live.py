@@ -22,7 +22,7 @@ from engine.calibration.calibrate import calibrate
 from engine.live.loop.counters import Counters
 from engine.live.player import Recording, open_recording
 from engine.live.replay import replay
-from engine.live.service_process import ServiceProcess
+from engine.live.service.service_process import ServiceProcess
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scan import (
     preset_scanner,

@@ -20,9 +20,9 @@ import trainer.interruption
 import trainer.processes
 from engine.fixed_point.safeguard import GROWTH_LIMIT, TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
-from engine.live.live_config import LiveConfig, load_live_config
 from engine.live.loop.counters import DropReason
 from engine.live.loop.live_image import Flag
+from engine.live.service.live_config import LiveConfig, load_live_config
 from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.networks.manifest import Manifest
 from engine.operators.factorisation import DEFAULT_RANK_SHARE

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.live.event_limiter import RateLimit
-from engine.live.health import Health
-from engine.live.logs import FIXED_KEYS
 from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import BackgroundState
-from engine.live.metrics import LiveMetrics
-from engine.live.service_state import ServiceState
-from engine.live.status_server import CONNECTIONS, REQUEST_BYTES, REQUEST_SECONDS
+from engine.live.service.logs import FIXED_KEYS, RateLimit
+from engine.live.service.metrics import LiveMetrics
+from engine.live.service.state import Health, ServiceState
+from engine.live.service.status_server import CONNECTIONS, REQUEST_BYTES, REQUEST_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from engine.errors import MessageError
 from engine.fixed_point.solution import Result
 from engine.live.loop.counters import Counters, DropReason
 from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
-from engine.live.service_state import Phase, ServiceState
+from engine.live.service.state import Phase, ServiceState
 from engine.live.wire.messages import (
     FRAME_TYPES,
     MAX_STREAM,

@@ -66,7 +66,7 @@ def replay(
     with live_extra():
         from engine.live.player import open_recording
         from engine.live.replay import replay as play_into
-        from engine.live.service_process import ServiceProcess
+        from engine.live.service.service_process import ServiceProcess
 
     recording = open_recording(read_mdf(measurement))
     bundle = Path(model)

@@ -10,8 +10,8 @@ from typing import Literal
 import click
 
 from engine.commands.arguments import live_extra
-from engine.live.live_config import load_live_config
 from engine.live.loop.events import Event
+from engine.live.service.live_config import load_live_config
 
 STATUS_S = 1.0
 """Time between two messages about the state, and between two signs of life to systemd."""
@@ -40,9 +40,9 @@ def serve(config: Path, log_format: Literal["json", "text"]) -> None:
     Example: engine serve --config live.toml
     """
     with live_extra():
-        from engine.live.logs import log_event, structured_logs
-        from engine.live.service import LiveService
-        from engine.live.systemd_notify import ServiceManager
+        from engine.live.service.logs import log_event, structured_logs
+        from engine.live.service.service import LiveService
+        from engine.live.service.systemd_notify import ServiceManager
 
     settings = load_live_config(config)
     logger = logging.getLogger("engine.live")

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from engine.cli import main
 from engine.errors import LiveError
-from engine.live.live_config import load_live_config
 from engine.live.player import open_recording
 from engine.live.replay import replay
-from engine.live.service import LiveService
-from engine.live.service_process import ServiceProcess
+from engine.live.service.live_config import load_live_config
+from engine.live.service.service import LiveService
+from engine.live.service.service_process import ServiceProcess
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scan import simulate_calibration, simulate_moving_measurement

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("pythonjsonlogger")
 
-from engine.live.event_limiter import EventLimiter, RateLimit
-from engine.live.logs import LimitedHandler, log_event, structured_logs
+from engine.live.service.logs import EventLimiter, LimitedHandler, RateLimit, log_event, structured_logs
 
 LOG = logging.getLogger("engine.live.tests")
 

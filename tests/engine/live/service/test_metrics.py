@@ -9,7 +9,7 @@ import pytest
 from engine.fixed_point.solution import Result
 from engine.live.loop.counters import Counters, DropReason, Ledger
 from engine.live.loop.live_image import BackgroundState, LiveReport
-from engine.live.service_state import ServiceState
+from engine.live.service.state import ServiceState
 from engine.live.wire.messages import REASONS
 from engine.reconstruction.report import FrameReport
 
@@ -18,7 +18,7 @@ pytest.importorskip("prometheus_client")
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.live.metrics import LiveMetrics
+from engine.live.service.metrics import LiveMetrics
 
 STATE = ServiceState(
     state="running",

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from engine.live.loop.counters import DropReason
 from engine.live.loop.live_image import LiveReport
-from engine.live.service_state import ServiceState
+from engine.live.service.state import ServiceState
 from engine.live.wire.messages import REASONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from engine.live.health import HealthLimits, liveness, readiness
 from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import BackgroundState
-from engine.live.service_state import ServiceState
+from engine.live.service.state import HealthLimits, ServiceState, liveness, readiness
 from engine.live.wire.messages import decode_status, encode_status
 
 STATE = ServiceState(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import LiveError
-from engine.live.systemd_notify import ServiceManager, watchdog_interval
+from engine.live.service.systemd_notify import ServiceManager, watchdog_interval
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import LiveError
-from engine.live.health import Health
-from engine.live.metrics import CONTENT_TYPE
+from engine.live.service.metrics import CONTENT_TYPE
+from engine.live.service.state import Health
 from engine.live.wire.endpoints import require_loopback_host
 
 REQUEST_BYTES = 8192

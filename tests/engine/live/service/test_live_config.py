@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.live.live_config import load_live_config
 from engine.live.loop.loop_config import LoopConfig
+from engine.live.service.live_config import load_live_config
 
 MINIMAL = '[reconstruction]\noperators = "operators.h5"\n'
 

@@ -7,7 +7,7 @@ import pytest
 import zmq
 
 from engine.live.recording.finish import recover_folder
-from engine.live.service_process import ServiceProcess
+from engine.live.service.service_process import ServiceProcess
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_status, encode_frame
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.operators.operators_file import save_operators

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("prometheus_client")
 
 from engine.errors import ConfigError, LiveError
-from engine.live import status_server
-from engine.live.health import Health
-from engine.live.status_server import CONNECTIONS, REQUEST_BYTES, StatusServer
+from engine.live.service import status_server
+from engine.live.service.state import Health
+from engine.live.service.status_server import CONNECTIONS, REQUEST_BYTES, StatusServer
 
 PATIENCE = 20.0
 """Seconds after which what should happen is taken not to happen."""

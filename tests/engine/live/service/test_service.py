@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from engine.errors import ConfigError, DeqMpiError, LiveError
-from engine.live.live_config import load_live_config
-from engine.live.service import LiveService
+from engine.live.service.live_config import load_live_config
+from engine.live.service.service import LiveService
 from engine.live.wire.messages import (
     IMAGE_TOPIC,
     STATUS_TOPIC,

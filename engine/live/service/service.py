@@ -8,16 +8,15 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from engine.errors import DeqMpiError, MessageError
-from engine.live.health import HealthLimits, liveness, readiness
-from engine.live.live_config import LiveConfig, MethodConfig, load_live_config
 from engine.live.loop.counters import Counters
 from engine.live.loop.events import Event, OnEvent
 from engine.live.loop.live_image import BackgroundState, LiveImage
 from engine.live.loop.live_reconstructor import LiveReconstructor
-from engine.live.metrics import LiveMetrics
 from engine.live.recording.recorder import Recorder
-from engine.live.service_state import Phase, ServiceState
-from engine.live.status_server import StatusServer
+from engine.live.service.live_config import LiveConfig, MethodConfig, load_live_config
+from engine.live.service.metrics import LiveMetrics
+from engine.live.service.state import HealthLimits, Phase, ServiceState, liveness, readiness
+from engine.live.service.status_server import StatusServer
 from engine.live.wire.frame_socket import FrameSocket
 from engine.live.wire.image_socket import ImageSocket
 from engine.live.wire.messages import encode_image, encode_status

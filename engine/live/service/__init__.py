@@ -1,0 +1,1 @@
+"""The process around the loop: configuration, health, metrics, logs."""
