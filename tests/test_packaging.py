@@ -74,7 +74,11 @@ def test_data_files_are_bundles_weights_example_configurations_the_page_and_typi
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
     markers = {f"{package}/py.typed" for package in PACKAGES}
     page = {f"engine/live/page/{path.name}" for path in (ROOT / "engine/live/page").iterdir()}
-    assert {"engine/live/page/index.html", "engine/live/page/app.js", "engine/live/page/style.css"} <= page
+    assert {
+        "engine/live/view/page/index.html",
+        "engine/live/view/page/app.js",
+        "engine/live/view/page/style.css",
+    } <= page
     assert data - models - examples - page == markers | {"engine/tuned/reference.json"}
     files = {f"{bundle}/{file}" for bundle, inside in BUNDLES.items() for file in inside}
     cards = {f"{bundle}.md" for bundle in BUNDLES}

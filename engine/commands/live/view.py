@@ -58,10 +58,10 @@ def view(
     Example: engine view --source tcp://127.0.0.1:5556 --snapshots snapshots
     """
     with live_extra():
-        from engine.live.snapshots import SnapshotFolder
-        from engine.live.view_access import open_access
-        from engine.live.view_feed import ViewFeed
-        from engine.live.view_server import ViewServer, serve_page
+        from engine.live.view.access import open_access
+        from engine.live.view.feed import ViewFeed
+        from engine.live.view.server import ViewServer, serve_page
+        from engine.live.view.snapshots import SnapshotFolder
     from engine.mpi.mdf import read_mdf
 
     if not snapshots.absolute().parent.is_dir():

@@ -22,7 +22,7 @@ from engine.networks.interval_table import Interval
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.reconstruction.report import FrameReport
 from engine.solvers.least_squares import LeastSquares
-from tests.engine.live.fake_service import FakeService
+from tests.engine.live.view.fake_service import FakeService
 
 CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
 

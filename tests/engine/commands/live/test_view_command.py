@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import main
-from engine.live.snapshot_formats import unknown_origin
+from engine.live.view.snapshot_formats import unknown_origin
 from engine.mpi.mdf import write_mdf
 from engine.mpi.mdf.new_files import new_reconstruction_file
-from tests.engine.live.fake_service import GRID, blobs
+from tests.engine.live.view.fake_service import GRID, blobs
 
 ENDS_WITHIN = 20.0
 """Seconds; far more than it takes, so that a busy machine fails no test."""
@@ -89,8 +89,8 @@ def test_what_cannot_be_done_is_one_line(arguments, words, tmp_path, monkeypatch
 def test_missing_extra_is_named(monkeypatch) -> None:
     for name in [name for name in sys.modules if name.startswith("engine.live.view_")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "engine.live.snapshots", raising=False)
-    monkeypatch.delitem(sys.modules, "engine.live.snapshot_formats", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.live.view.snapshots", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.live.view.snapshot_formats", raising=False)
     monkeypatch.setitem(sys.modules, "zmq", None)
     code, output = run()
     assert code == 2

@@ -15,16 +15,16 @@ from matplotlib.image import imread
 
 from engine.errors import InputError
 from engine.live.loop.live_image import Flag
-from engine.live.snapshot_formats import nifti_affine, unknown_origin
-from engine.live.snapshots import NAME, SnapshotFolder, SnapshotKind
-from engine.live.view_feed import ReceivedImage, ViewFeed
+from engine.live.view.feed import ReceivedImage, ViewFeed
+from engine.live.view.snapshot_formats import nifti_affine, unknown_origin
+from engine.live.view.snapshots import NAME, SnapshotFolder, SnapshotKind
 from engine.live.wire.messages import encode_image
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
 from engine.mpi.mdf.new_files import new_experiment
-from tests.engine.live.fake_service import VOLUME, FakeService
+from tests.engine.live.view.fake_service import VOLUME, FakeService
 
 MILLIMETRE_DIGITS = 1e-4
 """NIfTI-1 stores places as float32: 1e-7 of some centimetres, in millimetres, with room for rounding."""
@@ -143,7 +143,7 @@ def test_failures_leave_nothing_behind(fake_service, tmp_path, monkeypatch) -> N
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.live.snapshots.write_nifti", full)
+    monkeypatch.setattr("engine.live.view.snapshots.write_nifti", full)
     folder = SnapshotFolder(tmp_path / "full")
     with pytest.raises(OSError, match="No space"):
         folder.save(SnapshotKind.NIFTI, image)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from engine.live.view_feed import ReceivedImage, ViewFeed
+from engine.live.view.feed import ReceivedImage, ViewFeed
 
 STRIP_LENGTH = 24
 """Recent images that a page offers for a closer look."""

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, CookieJar, WSMsgType, WSServerHandshakeError, web
 
-from engine.live import view_client
 from engine.live.loop.live_image import LiveImage
-from engine.live.snapshots import SnapshotFolder
-from engine.live.view_access import open_access
-from engine.live.view_feed import KEPT_IMAGES, ViewFeed
-from engine.live.view_server import MAX_PAGES, ViewServer
+from engine.live.view import client as view_client
+from engine.live.view.access import open_access
+from engine.live.view.feed import KEPT_IMAGES, ViewFeed
+from engine.live.view.server import MAX_PAGES, ViewServer
+from engine.live.view.snapshots import SnapshotFolder
 from engine.live.wire.messages import encode_image
-from tests.engine.live.fake_service import FakeService
+from tests.engine.live.view.fake_service import FakeService
 
 WAIT = 20.0
 """Seconds after which something that should have happened never will."""
@@ -394,7 +394,7 @@ def test_disk_full_is_said_and_the_page_goes_on(on_page, fake_service, monkeypat
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.live.snapshots.write_nifti", full)
+    monkeypatch.setattr("engine.live.view.snapshots.write_nifti", full)
 
     async def work(page: Page) -> None:
         page.take(service)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.live.view_access import is_loopback, open_access, page_url
+from engine.live.view.access import is_loopback, open_access, page_url
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.live import view_feed
-from engine.live.latency_window import BINS, WINDOW, LatencyWindow, round_up
 from engine.live.loop.counters import DropReason
-from engine.live.view_feed import KEPT_IMAGES, ViewFeed
+from engine.live.view import feed as view_feed
+from engine.live.view.feed import KEPT_IMAGES, ViewFeed
+from engine.live.view.latency_window import BINS, WINDOW, LatencyWindow, round_up
 from engine.live.wire.messages import IMAGE_TOPIC, encode_image
-from tests.engine.live.fake_service import DEADLINE_MS, GRID, FakeService
+from tests.engine.live.view.fake_service import DEADLINE_MS, GRID, FakeService
 
 WAIT = 20.0
 """Seconds after which something that should have happened never will."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InputError
 from engine.live.recording.contents import REPORT
-from engine.live.view_feed import ReceivedImage
+from engine.live.view.feed import ReceivedImage
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import MdfFile, write_mdf
 from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals

@@ -18,7 +18,7 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import InputError, MdfError, MessageError
-from engine.live.latency_window import LatencyWindow
+from engine.live.view.latency_window import LatencyWindow
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, ImageMessage, decode_image, decode_status
 from engine.mpi.grid import Grid
 

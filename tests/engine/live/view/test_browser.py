@@ -23,7 +23,7 @@ from engine.live.loop.live_image import BackgroundState, Flag
 from engine.mpi.mdf import read_mdf
 from engine.mpi.mdf.grids import images
 from engine.mpi.mdf.image_intervals import read_intervals
-from tests.engine.live.fake_service import GRID, VOLUME, FakeService
+from tests.engine.live.view.fake_service import GRID, VOLUME, FakeService
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed, so that no browser can be driven"

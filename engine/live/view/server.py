@@ -11,11 +11,11 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 
 from engine.errors import InputError, LiveError
-from engine.live.flag_words import DROP_WORDS, FLAG_WORDS
-from engine.live.snapshots import SnapshotFolder, SnapshotKind
-from engine.live.view_access import ViewAccess, page_url
-from engine.live.view_client import MAX_PAGE_MESSAGE, STRIP_BYTES, STRIP_LENGTH, PageClient
-from engine.live.view_feed import ReceivedImage, ViewFeed
+from engine.live.view.access import ViewAccess, page_url
+from engine.live.view.client import MAX_PAGE_MESSAGE, STRIP_BYTES, STRIP_LENGTH, PageClient
+from engine.live.view.feed import ReceivedImage, ViewFeed
+from engine.live.view.flag_words import DROP_WORDS, FLAG_WORDS
+from engine.live.view.snapshots import SnapshotFolder, SnapshotKind
 
 STALE_SECONDS = 3.0
 """Without a new image the page says so after this time."""

@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from engine.errors import InputError
-from engine.live.snapshot_formats import unknown_origin, write_mdf_image, write_nifti, write_png
-from engine.live.view_feed import ReceivedImage
+from engine.live.view.feed import ReceivedImage
+from engine.live.view.snapshot_formats import unknown_origin, write_mdf_image, write_nifti, write_png
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf import MdfFile
 

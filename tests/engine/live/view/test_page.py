@@ -11,8 +11,8 @@ from matplotlib import colormaps
 
 from engine.live.loop.counters import DropReason
 from engine.live.loop.live_image import Flag
-from engine.live.snapshots import SnapshotKind
-from engine.live.view_server import COLOUR_MAPS, page_facts, page_files
+from engine.live.view.server import COLOUR_MAPS, page_facts, page_files
+from engine.live.view.snapshots import SnapshotKind
 
 FILES = {name: content.decode() for name, content in page_files().items()}
 FACTS = json.loads(page_facts())

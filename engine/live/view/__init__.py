@@ -1,0 +1,1 @@
+"""The live image in a browser."""
