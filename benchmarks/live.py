@@ -20,8 +20,8 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from engine.calibration.calibrate import calibrate
 from engine.live.loop.counters import Counters
-from engine.live.player import Recording, open_recording
-from engine.live.replay import replay
+from engine.live.replay.player import Recording, open_recording
+from engine.live.replay.replay import replay
 from engine.live.service.service_process import ServiceProcess
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scan import (

@@ -64,8 +64,8 @@ def replay(
     Example: engine replay scan/measurement.mdf --operators operators.h5 --seconds 60
     """
     with live_extra():
-        from engine.live.player import open_recording
-        from engine.live.replay import replay as play_into
+        from engine.live.replay.player import open_recording
+        from engine.live.replay.replay import replay as play_into
         from engine.live.service.service_process import ServiceProcess
 
     recording = open_recording(read_mdf(measurement))

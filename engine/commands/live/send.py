@@ -26,7 +26,7 @@ def send(measurement: Path, endpoint: str, rate: float, seconds: float) -> None:
     Example: engine send scan/measurement.mdf --seconds 60
     """
     with live_extra():
-        from engine.live.player import open_recording, play
+        from engine.live.replay.player import open_recording, play
         from engine.live.wire.producer import producer
 
     recording = open_recording(read_mdf(measurement))

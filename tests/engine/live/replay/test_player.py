@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.live import player
-from engine.live.player import open_recording, play
+from engine.live.replay import player
+from engine.live.replay.player import open_recording, play
 from engine.measurement.file_rows import measurement_rows
 from engine.mpi.mdf.new_files import new_measurement_file
 

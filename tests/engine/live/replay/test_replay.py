@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from engine.cli import main
 from engine.errors import LiveError
-from engine.live.player import open_recording
-from engine.live.replay import replay
+from engine.live.replay.player import open_recording
+from engine.live.replay.replay import replay
 from engine.live.service.live_config import load_live_config
 from engine.live.service.service import LiveService
 from engine.live.service.service_process import ServiceProcess

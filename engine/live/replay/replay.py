@@ -12,7 +12,7 @@ import zmq
 from engine.errors import LiveError
 from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import Flag
-from engine.live.player import Recording, play
+from engine.live.replay.player import Recording, play
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_image, decode_status
 from engine.live.wire.producer import producer
 

@@ -1,0 +1,1 @@
+"""Measurements played into a running service."""
