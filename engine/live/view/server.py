@@ -234,7 +234,7 @@ async def serve_page(server: ViewServer, host: str, port: int, announce: Callabl
 
 def page_files() -> dict[str, bytes]:
     """Return the files of the page by name. Only these are served; no request is turned into a path."""
-    folder = resources.files("engine.live") / "page"
+    folder = resources.files("engine.live.view") / "page"
     return {
         entry.name: entry.read_bytes()
         for entry in folder.iterdir()
