@@ -24,10 +24,10 @@ from engine.errors import InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
+from trainer.data.validation import reconstruct
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
 from trainer.stability import METHOD, Stability, measure_stability
-from trainer.validation import reconstruct
 
 FRAMES = 16
 QUICK_FRAMES = 4

@@ -58,7 +58,7 @@ class DataConfig:
     phantom_seed : int
         Seed of the phantoms and, with angiograms, of the split of the subjects.
     angiograms : str or None
-        Folder of MRA volumes to cut the phantoms from (`engine.mpi.angiography`); None for synthetic
+        Folder of MRA volumes to cut the phantoms from (`trainer.data.angiography`); None for synthetic
         vessel trees.
     intensity : tuple of float
         Range of the peak that each drawn image is scaled to.

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement
 from trainer.reconstruction_model import ReconstructionModel
 
 

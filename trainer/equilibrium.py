@@ -10,9 +10,9 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.anderson import BatchSolution, solve_batch
 from trainer.consistency import BallProjection, LearnedConsistency
+from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement
 from trainer.rdn import ResidualDenseNetwork
 from trainer.rdn_precision import RdnInPrecision
 from trainer.reconstruction_model import ReconstructionModel

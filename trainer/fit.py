@@ -17,14 +17,14 @@ from trainer.checkpoint import (
     save_config,
 )
 from trainer.config import TrainConfig, load_config
+from trainer.data.problem import Problem, load_problem
+from trainer.data.validation import measure_once
 from trainer.interruption import StopRequest
 from trainer.journal import Journal, Silence
 from trainer.optimisation import Optimisation, Validation
 from trainer.phases import make_phases
-from trainer.problem import Problem, load_problem
 from trainer.processes import Processes, SingleProcess
 from trainer.reconstruction_model import ReconstructionModel
-from trainer.validation import measure_once
 
 
 def fit(

@@ -20,6 +20,7 @@ from trainer.checkpoint import (
     save_state,
     save_weights,
 )
+from trainer.data.validation import FixedMeasurements, assess, reconstruct
 from trainer.divergence import DivergedRunError, DivergenceWatch
 from trainer.equilibrium import EquilibriumModel
 from trainer.interruption import InterruptedRunError, StopRequest
@@ -30,7 +31,6 @@ from trainer.processes import Processes, SingleProcess
 from trainer.reconstruction_model import ReconstructionModel
 from trainer.stability import measure_stability
 from trainer.step_record import StepRecord
-from trainer.validation import FixedMeasurements, assess, reconstruct
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from trainer.consistency import LearnedConsistency, project_ball
+from trainer.data.noise import as_measurement, draw_log_uniform, normal_like
 from trainer.linear_operators import TorchOperators
-from trainer.noise import as_measurement, draw_log_uniform, normal_like
 from trainer.noise_level import REFERENCE_NOISE
 from trainer.rdn import ResidualDenseNetwork
 

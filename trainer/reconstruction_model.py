@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.consistency import LearnedConsistency
+from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement
 from trainer.rdn import ResidualDenseNetwork
 
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.consistency import BallProjection
+from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement
 from trainer.rdn import ResidualDenseNetwork
 from trainer.reconstruction_model import ReconstructionModel
 

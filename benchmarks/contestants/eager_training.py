@@ -15,12 +15,12 @@ from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
 from trainer.config import StageConfig, TrainConfig
+from trainer.data.noise import Measurement, add_noise, as_measurement, draw_uniform
+from trainer.data.problem import Problem
 from trainer.equilibrium import EquilibriumModel
 from trainer.image_losses import IMAGE_LOSSES
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement, add_noise, as_measurement, draw_uniform
 from trainer.phases import Loss
-from trainer.problem import Problem
 from trainer.step_record import StepRecord
 
 StateMap = Callable[[Tensor], Tensor]

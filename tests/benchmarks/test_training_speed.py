@@ -32,12 +32,12 @@ from engine.mpi.simulation.scanner import PRESETS
 from trainer.anderson import BatchSolution
 from trainer.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
 from trainer.config import TrainConfig, parse_config
+from trainer.data.noise import Measurement, as_measurement
+from trainer.data.problem import Problem, make_problem, make_scan
 from trainer.equilibrium import EquilibriumModel
 from trainer.gradients import Implicit
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement, as_measurement
 from trainer.phases import make_phases
-from trainer.problem import Problem, make_problem, make_scan
 
 ROUNDING = 1e-8
 """Of a dozen evaluations in float64: Anderson's systems have a condition of up to 1e4 by their

@@ -22,8 +22,8 @@ from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable
 from trainer.admm_step import AdmmStep as TorchAdmmStep
 from trainer.anderson import solve_batch
+from trainer.data.noise import Measurement
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement
 
 NETWORK_TOLERANCE = 1e-5
 """One network in float32: rounding of another convolution routine, 1e-7 in practice."""

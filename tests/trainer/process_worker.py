@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 import trainer.phases
+from trainer.data.noise import Measurement
 from trainer.fit import fit
 from trainer.gradients import Implicit
-from trainer.noise import Measurement
 from trainer.optimisation import Optimisation
 from trainer.processes import Processes, join_processes
 

@@ -13,8 +13,8 @@ from engine.fixed_point.solution import Result
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
+from trainer.data.problem import Scan
 from trainer.deep_image_prior import DipConfig, deep_image_prior, fit_deep_image_prior
-from trainer.problem import Scan
 
 SMALL = DipConfig(iterations=40, learning_rate=1e-2, features=8)
 

@@ -16,10 +16,10 @@ import trainer.phases
 from engine.errors import ConfigError, InputError, NonFiniteError
 from trainer.checkpoint import load_networks, load_state
 from trainer.config import FitConfig, TrainConfig, load_config
+from trainer.data.problem import Problem
 from trainer.fit import fit
 from trainer.interruption import InterruptedRunError
 from trainer.optimisation import Optimisation
-from trainer.problem import Problem
 
 N_STEPS = 2 + 2 + 3 + 3
 

@@ -18,9 +18,9 @@ from trainer.config import (
     SolverConfig,
     StageConfig,
 )
+from trainer.data.problem import make_problem, make_scan
 from trainer.evaluate import evaluate
 from trainer.fit import fit
-from trainer.problem import make_problem, make_scan
 
 MARGIN = 0.5
 """dB, for means over the same eight measurements."""

@@ -16,13 +16,13 @@ from trainer.admm_step import AdmmStep
 from trainer.checkpoint import build_model, load_model, load_networks, load_state
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig
 from trainer.consistency import BallProjection
+from trainer.data.noise import Measurement, as_measurement
 from trainer.end_to_end import EndToEndModel
 from trainer.equilibrium import EquilibriumModel
 from trainer.evaluate import evaluate
 from trainer.fit import fit
 from trainer.gradients import Implicit, one_step
 from trainer.linear_operators import TorchOperators
-from trainer.noise import Measurement, as_measurement
 from trainer.optimisation import Optimisation
 from trainer.unrolled import UnrolledModel
 

@@ -15,10 +15,10 @@ from engine.errors import ConfigError
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.batch_shares import share_batches
 from trainer.checkpoint import build_model, load_state
+from trainer.data.noise import as_measurement
 from trainer.fit import fit
 from trainer.gradients import Implicit
 from trainer.linear_operators import TorchOperators
-from trainer.noise import as_measurement
 from trainer.processes import SingleProcess, join_processes
 
 ROOT = Path(__file__).parents[2]

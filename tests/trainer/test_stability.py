@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
-from trainer.noise import as_measurement, normalise_intensity
 from trainer.spectral_radius import TOLERANCE
 from trainer.stability import RESIDUAL, Stability, measure_stability
 

@@ -9,8 +9,8 @@ import torch
 
 from engine.errors import ConfigError
 from trainer.config import StageConfig, TrainConfig
+from trainer.data.problem import Problem
 from trainer.fit import fit
-from trainer.problem import Problem
 
 
 def validations(run_dir: Path) -> list[dict[str, float]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.errors import InputError
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.phantoms import MIN_CONTRAST, Split, box_average, require_valid_request
-from engine.mpi.volume_files import read_volume
+from trainer.data.volume_files import read_volume
 
 SLAB = 10
 """Voxels along the first axis of a patch, over which the maximum is taken."""

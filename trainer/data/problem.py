@@ -10,7 +10,6 @@ from torch import Tensor
 
 from engine.calibration.calibrate import CalibrationConfig, make_operators, system_matrix_from_mdf
 from engine.errors import ConfigError
-from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf
 from engine.mpi.simulation.phantoms import Split, vessel_images
@@ -19,7 +18,8 @@ from engine.mpi.simulation.scanner import PRESETS
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.operators import Operators
 from trainer.config import DataConfig
-from trainer.dataset import PhantomSet, require_images
+from trainer.data.angiography import angiogram_images
+from trainer.data.dataset import PhantomSet, require_images
 from trainer.linear_operators import TorchOperators
 
 
@@ -108,7 +108,7 @@ def load_images(config: DataConfig, split: Split, count: int, grid: Grid) -> NDA
     """Make phantoms (count, Ny, Nx) of peak 1 from the source that a configuration names.
 
     Errors are those of `engine.mpi.simulation.phantoms.vessel_images` and
-    `engine.mpi.angiography.angiogram_images`.
+    `trainer.data.angiography.angiogram_images`.
     """
     if config.angiograms is None:
         return vessel_images(split, count, grid, config.phantom_seed)

@@ -9,7 +9,6 @@ import torch
 
 from engine.calibration.calibrate import CalibrationConfig, system_matrix_from_mdf
 from engine.errors import ConfigError, InputError
-from engine.mpi.angiography import angiogram_images
 from engine.mpi.grid import Grid
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.phantoms import vessel_images
@@ -17,7 +16,8 @@ from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import FflScanner
 from engine.operators.operators import SPECTRAL_NORM
 from trainer.config import DataConfig
-from trainer.problem import load_images, load_problem, load_scan, make_problem, make_scan
+from trainer.data.angiography import angiogram_images
+from trainer.data.problem import load_images, load_problem, load_scan, make_problem, make_scan
 
 SCANNER = FflScanner(grid=Grid((10, 8, 1), (0.040, 0.032, 0.004)), n_angles=6, noise_voltage=0.01)
 

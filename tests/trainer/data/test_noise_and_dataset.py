@@ -10,9 +10,8 @@ from engine.mpi.metrics import snr_db
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.factorisation import make_operators
-from trainer.dataset import PhantomSet
-from trainer.linear_operators import TorchOperators
-from trainer.noise import (
+from trainer.data.dataset import PhantomSet
+from trainer.data.noise import (
     add_noise,
     as_measurement,
     draw_log_uniform,
@@ -20,6 +19,7 @@ from trainer.noise import (
     estimate_sigma,
     normalise_intensity,
 )
+from trainer.linear_operators import TorchOperators
 
 
 def seeded(seed: int = 0) -> torch.Generator:

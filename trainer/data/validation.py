@@ -10,8 +10,8 @@ from torch import Tensor
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db, ssim_global
 from trainer.anderson import BatchSolution
+from trainer.data.noise import add_noise, as_measurement, normalise_intensity
 from trainer.linear_operators import TorchOperators
-from trainer.noise import add_noise, as_measurement, normalise_intensity
 from trainer.reconstruction_model import ReconstructionModel
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import ConfigError
-from trainer.noise import draw_uniform
+from trainer.data.noise import draw_uniform
 
 
 def require_images(images: NDArray[np.floating], name: str) -> None:

@@ -10,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.mpi.angiography import (
+from engine.mpi.grid import Grid
+from engine.mpi.simulation.phantoms import MIN_CONTRAST
+from trainer.data.angiography import (
     MAX_DRAWS,
     SLAB,
     angiogram_images,
@@ -18,8 +20,6 @@ from engine.mpi.angiography import (
     project_patch,
     split_subjects,
 )
-from engine.mpi.grid import Grid
-from engine.mpi.simulation.phantoms import MIN_CONTRAST
 
 GRID = Grid((4, 3, 1), (0.008, 0.006, 0.002))
 SHAPE = (12, 9, 11)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import InputError
-from engine.mpi.volume_files import ELEMENT_TYPES, read_volume
+from trainer.data.volume_files import ELEMENT_TYPES, read_volume
 
 # The files in `volumes` were written by ITK 5.4 (SimpleITK) from the array of the fixture `ramp`.
 VOLUMES = Path(__file__).parents[2] / "fixtures" / "volumes"

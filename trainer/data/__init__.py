@@ -1,0 +1,1 @@
+"""What is learned from: phantoms, system matrix, noise, validation frames."""
