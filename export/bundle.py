@@ -73,8 +73,8 @@ def export_networks(
     rdn : nn.Module
         Image prior, (B, 1, H, W) to the same shape.
     lc : nn.Module or None
-        Data consistency, called as `trainer.consistency.LearnedConsistency.forward`; only the method deq has
-        one.
+        Data consistency, called as `trainer.networks.consistency.LearnedConsistency.forward`; only the method
+        deq has one.
     bundle_dir : path-like
         Folder to write, in an existing folder. A bundle of that name is replaced as a whole.
     name, description : str

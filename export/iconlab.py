@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from export.bundle import export_networks
 from export.errors import CheckpointError
 from export.parity import ParityReport
-from trainer.consistency import ball_factor
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import ball_factor
+from trainer.networks.rdn import ResidualDenseNetwork
 
 MODEL_PREFIX = "f."
 """Names in a checkpoint of the whole model begin so; those in the denoiser's do not."""
@@ -43,7 +43,7 @@ Weights = dict[str, Tensor]
 class ReleasedConsistency(nn.Module):
     """The LC block of the released weights.
 
-    Differs from `trainer.consistency.LearnedConsistency` in two ways. The 1-D kernels run along the
+    Differs from `trainer.networks.consistency.LearnedConsistency` in two ways. The 1-D kernels run along the
     flattened (line, bin) axis, so the ends of neighbouring lines mix. The output is
     y + Z min(1, epsilon / ||Z - y||), where Eq. (25) has (Z - y) in place of the first Z.
     """

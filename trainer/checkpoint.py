@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from engine.errors import InputError
 from engine.machine.atomic_write import atomic_path
-from trainer.architecture import differences
 from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolved_toml
-from trainer.consistency import BallProjection, LearnedConsistency
 from trainer.end_to_end import EndToEndModel
 from trainer.equilibrium import EquilibriumModel
-from trainer.noise_level import with_noise_channel
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.architecture import differences
+from trainer.networks.consistency import BallProjection, LearnedConsistency
+from trainer.networks.noise_level import with_noise_channel
+from trainer.networks.rdn import ResidualDenseNetwork
 from trainer.reconstruction_model import ReconstructionModel
 from trainer.unrolled import UnrolledModel
 
@@ -130,7 +130,7 @@ def load_network(path: Path, network: nn.Module, name: str) -> None:
     ------
     InputError
         As in `load_weights`; other networks in the file do not matter, and weights of a network without
-        noise level start one that takes it (`trainer.noise_level.with_noise_channel`).
+        noise level start one that takes it (`trainer.networks.noise_level.with_noise_channel`).
     """
     prefix = f"{name}."
     weights = {key: value for key, value in _read_weights(path).items() if key.startswith(prefix)}

@@ -95,7 +95,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RdnConfig:
-    """Size of Psi_RDN; see `trainer.rdn.ResidualDenseNetwork`."""
+    """Size of Psi_RDN; see `trainer.networks.rdn.ResidualDenseNetwork`."""
 
     features: int = 12
     growth: int = 12
@@ -109,7 +109,7 @@ class RdnConfig:
 
 @dataclass(frozen=True)
 class LcConfig:
-    """Size of Psi_LC; see `trainer.consistency.LearnedConsistency`."""
+    """Size of Psi_LC; see `trainer.networks.consistency.LearnedConsistency`."""
 
     features: int = 8
     hidden_layers: int = 1

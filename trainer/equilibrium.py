@@ -9,12 +9,12 @@ from torch import Tensor
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
 from trainer.anderson import BatchSolution, solve_batch
-from trainer.consistency import BallProjection, LearnedConsistency
 from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.rdn import ResidualDenseNetwork
-from trainer.rdn_precision import RdnInPrecision
+from trainer.networks.consistency import BallProjection, LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
+from trainer.networks.rdn_precision import RdnInPrecision
 from trainer.reconstruction_model import ReconstructionModel
 
 
@@ -49,8 +49,8 @@ class EquilibriumModel(ReconstructionModel):
     ) -> AdmmStep:
         """Return h_theta for B measurements.
 
-        With another `precision` of Psi_RDN's convolutions (`trainer.rdn_precision`) the map has no gradient
-        for the weights.
+        With another `precision` of Psi_RDN's convolutions (`trainer.networks.rdn_precision`) the map has no
+        gradient for the weights.
         """
         own = precision == torch.float32
         prior = self.rdn if own else RdnInPrecision(self.rdn, precision)

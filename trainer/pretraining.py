@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from trainer.consistency import LearnedConsistency, project_ball
 from trainer.data.noise import as_measurement, draw_log_uniform, normal_like
 from trainer.linear_operators import TorchOperators
-from trainer.noise_level import REFERENCE_NOISE
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency, project_ball
+from trainer.networks.noise_level import REFERENCE_NOISE
+from trainer.networks.rdn import ResidualDenseNetwork
 
 ConsistencyTarget = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """What Psi_LC is to return: (v, y, noise-free data, epsilon), all in the dense layout, to z0."""

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.anderson import BatchSolution
-from trainer.consistency import LearnedConsistency
 from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
 
 
 class ReconstructionModel(nn.Module, ABC):

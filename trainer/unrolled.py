@@ -5,11 +5,11 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.admm_step import AdmmStep
-from trainer.consistency import BallProjection
 from trainer.data.noise import Measurement
 from trainer.gradients import GradientStrategy
 from trainer.linear_operators import TorchOperators
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import BallProjection
+from trainer.networks.rdn import ResidualDenseNetwork
 from trainer.reconstruction_model import ReconstructionModel
 
 

@@ -26,7 +26,11 @@ TRAINED_ALIKE = ROOT / "models" / "wide-ball"
 SHELF = ROOT / "benchmarks" / ".bundles"
 """Where bundles are kept: writing one takes seconds, and most benchmarks need several."""
 
-EXPORTER = (*sorted((ROOT / "export").glob("*.py")), ROOT / "trainer/rdn.py", ROOT / "trainer/consistency.py")
+EXPORTER = (
+    *sorted((ROOT / "export").glob("*.py")),
+    ROOT / "trainer/networks/rdn.py",
+    ROOT / "trainer/networks/consistency.py",
+)
 """Code that decides what a bundle holds; a bundle made by other code is not used again."""
 
 

@@ -22,8 +22,8 @@ from engine.networks.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.operators.operators import Operators
 from engine.solvers.deq.equilibrium import Equilibrium
 from export.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface
-from trainer.consistency import LearnedConsistency
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
 
 CALLS = 10
 """Calls of a network alone that one figure is the mean of: in a solve, too, its weights are in the cache."""

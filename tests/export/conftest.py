@@ -19,9 +19,9 @@ from export.bundle import export_networks
 from export.iconlab import import_iconlab
 from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, SolverConfig, TrainConfig
-from trainer.consistency import LearnedConsistency
 from trainer.equilibrium import EquilibriumModel
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
 
 Run = Callable[..., np.ndarray]
 

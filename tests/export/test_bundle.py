@@ -28,10 +28,10 @@ from trainer.checkpoint import (
     save_weights,
 )
 from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
-from trainer.consistency import LearnedConsistency
 from trainer.data.validation import reconstruct
 from trainer.equilibrium import EquilibriumModel
 from trainer.linear_operators import TorchOperators
+from trainer.networks.consistency import LearnedConsistency
 
 IMAGE_TOLERANCE = 1e-2
 """Relative to the peak: two solvers in float32 that stop at residuals of 2e-3 carry rounding that far."""

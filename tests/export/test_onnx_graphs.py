@@ -14,7 +14,7 @@ from torch import nn
 from engine.errors import NonFiniteError
 from export.errors import ExportError
 from export.onnx_graphs import ALLOWED_OPS, OPSET, RDN_INTERFACE, check_graph, export_lc, export_rdn
-from trainer.consistency import LearnedConsistency
+from trainer.networks.consistency import LearnedConsistency
 
 FLOAT32_TOLERANCE = 2e-6
 """Relative to the largest output: sums of a few hundred float32 products in another order (1e-7 each)."""

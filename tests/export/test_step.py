@@ -26,8 +26,8 @@ from export.parity_problem import ParityProblem, parity_problem, synthetic_opera
 from export.step_file import add_step
 from export.step_graph import STEP_OPS, build_step, check_step
 from export.step_parity import StepParityReport, measure_step_parity
-from trainer.consistency import LearnedConsistency
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
 
 CONTROL_FLOW = {"If", "Loop", "Scan"}
 

@@ -12,10 +12,10 @@ from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
 from trainer.config import TrainConfig, parse_config
-from trainer.consistency import LearnedConsistency
 from trainer.data.problem import Problem, Scan, make_problem, make_scan
 from trainer.equilibrium import EquilibriumModel
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.rdn import ResidualDenseNetwork
 
 GRID = Grid((8, 6, 1), (0.016, 0.012, 0.002))
 LAYOUT = (5, 24)

@@ -15,7 +15,6 @@ from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from trainer.admm_step import AdmmStep
 from trainer.checkpoint import build_model, load_model, load_networks, load_state
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig
-from trainer.consistency import BallProjection
 from trainer.data.noise import Measurement, as_measurement
 from trainer.end_to_end import EndToEndModel
 from trainer.equilibrium import EquilibriumModel
@@ -23,6 +22,7 @@ from trainer.evaluate import evaluate
 from trainer.fit import fit
 from trainer.gradients import Implicit, one_step
 from trainer.linear_operators import TorchOperators
+from trainer.networks.consistency import BallProjection
 from trainer.optimisation import Optimisation
 from trainer.unrolled import UnrolledModel
 

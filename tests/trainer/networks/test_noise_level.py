@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from trainer.consistency import LearnedConsistency
-from trainer.noise_level import LEVEL_RANGE, REFERENCE_NOISE, noise_level, with_noise_channel
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency
+from trainer.networks.noise_level import LEVEL_RANGE, REFERENCE_NOISE, noise_level, with_noise_channel
+from trainer.networks.rdn import ResidualDenseNetwork
 
 SINGLE = 1e-6
 """A few roundings of float32 values of order one."""

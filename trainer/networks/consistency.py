@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trainer.noise_level import noise_level
+from trainer.networks.noise_level import noise_level
 
 MIN_NORM = 1e-12
 """Keeps the division defined where a vector already sits on the ball's centre."""

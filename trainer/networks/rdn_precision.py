@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from trainer.rdn import ResidualDenseBlock, ResidualDenseNetwork
+from trainer.networks.rdn import ResidualDenseBlock, ResidualDenseNetwork
 
 
 class _Convolution:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainer.consistency import LearnedConsistency, ball_factor, project_ball
-from trainer.rdn import ResidualDenseNetwork
+from trainer.networks.consistency import LearnedConsistency, ball_factor, project_ball
+from trainer.networks.rdn import ResidualDenseNetwork
 
 SINGLE_ROUNDING = 1e-5  # relative; norms of hundreds of float32 values
 

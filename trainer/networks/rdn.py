@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from trainer.noise_level import noise_level
+from trainer.networks.noise_level import noise_level
 
 
 class ResidualDenseBlock(nn.Module):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trainer.rdn import ResidualDenseNetwork
-from trainer.rdn_precision import RdnInPrecision
+from trainer.networks.rdn import ResidualDenseNetwork
+from trainer.networks.rdn_precision import RdnInPrecision
 
 ROUNDING = 1e-12
 """Of sums of some hundred float64 products."""

@@ -1,0 +1,1 @@
+"""The two networks: RDN and learned consistency."""
