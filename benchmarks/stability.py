@@ -25,8 +25,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.data.validation import reconstruct
-from trainer.equilibrium import EquilibriumModel
-from trainer.linear_operators import TorchOperators
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
 from trainer.stability import METHOD, Stability, measure_stability
 
 FRAMES = 16

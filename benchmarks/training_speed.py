@@ -26,7 +26,7 @@ from benchmarks.harness.record import ROOT, markdown_table
 from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import DataConfig, StageConfig, TrainConfig
 from trainer.data.problem import Problem, load_problem
-from trainer.equilibrium import EquilibriumModel
+from trainer.models.equilibrium import EquilibriumModel
 from trainer.phases import Loss, make_phases
 from trainer.step_record import StepRecord
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from engine.errors import InputError
 from engine.machine.atomic_write import atomic_path
 from trainer.config import Method, ModelConfig, TrainConfig, load_config, resolved_toml
-from trainer.end_to_end import EndToEndModel
-from trainer.equilibrium import EquilibriumModel
+from trainer.models.end_to_end import EndToEndModel
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.reconstruction_model import ReconstructionModel
+from trainer.models.unrolled import UnrolledModel
 from trainer.networks.architecture import differences
 from trainer.networks.consistency import BallProjection, LearnedConsistency
 from trainer.networks.noise_level import with_noise_channel
 from trainer.networks.rdn import ResidualDenseNetwork
-from trainer.reconstruction_model import ReconstructionModel
-from trainer.unrolled import UnrolledModel
 
 BEST_WEIGHTS = "weights.safetensors"
 PRETRAINED_WEIGHTS = "pretrained.safetensors"

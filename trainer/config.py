@@ -305,7 +305,7 @@ class SolverConfig:
 
     The backward default is loose on purpose: on the reference scan a tolerance of 1e-3 takes three times
     the evaluations of 1e-2 and trains no better. `dual_start` is the size of the data dual that the
-    iteration of an equilibrium method starts with (`trainer.admm_step.AdmmStep.start`).
+    iteration of an equilibrium method starts with (`trainer.models.admm_step.AdmmStep.start`).
     """
 
     forward: FixedPointConfig = field(default_factory=FixedPointConfig)

@@ -21,10 +21,10 @@ from trainer.data.problem import Problem, load_problem
 from trainer.data.validation import measure_once
 from trainer.interruption import StopRequest
 from trainer.journal import Journal, Silence
+from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.optimisation import Optimisation, Validation
 from trainer.phases import make_phases
 from trainer.processes import Processes, SingleProcess
-from trainer.reconstruction_model import ReconstructionModel
 
 
 def fit(

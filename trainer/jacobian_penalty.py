@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.anderson import BatchMap
-from trainer.krylov import KrylovSpace, Product, RitzPair
+from trainer.models.anderson import BatchMap
+from trainer.models.krylov import KrylovSpace, Product, RitzPair
 
 PRODUCTS = 30
 """Dimension of the Krylov spaces of J and J^T."""

@@ -10,7 +10,6 @@ import torch
 
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.anderson import BatchSolution
 from trainer.checkpoint import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
@@ -22,13 +21,14 @@ from trainer.checkpoint import (
 )
 from trainer.data.validation import FixedMeasurements, assess, reconstruct
 from trainer.divergence import DivergedRunError, DivergenceWatch
-from trainer.equilibrium import EquilibriumModel
 from trainer.interruption import InterruptedRunError, StopRequest
 from trainer.journal import RunLog
-from trainer.linear_operators import TorchOperators
+from trainer.models.anderson import BatchSolution
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
+from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.phases import Phase
 from trainer.processes import Processes, SingleProcess
-from trainer.reconstruction_model import ReconstructionModel
 from trainer.stability import measure_stability
 from trainer.step_record import StepRecord
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.noise import as_measurement, draw_log_uniform, normal_like
-from trainer.linear_operators import TorchOperators
+from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency, project_ball
 from trainer.networks.noise_level import REFERENCE_NOISE
 from trainer.networks.rdn import ResidualDenseNetwork

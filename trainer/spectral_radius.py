@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
-from trainer.anderson import BatchMap
-from trainer.krylov import KrylovSpace, Product
+from trainer.models.anderson import BatchMap
+from trainer.models.krylov import KrylovSpace, Product
 
 MAX_PRODUCTS = 60
 """Dimension of the Krylov space; enough for most fixed points of trained networks."""
@@ -32,7 +32,7 @@ class SpectralRadius:
     ----------
     radius : Tensor of float64, shape (B,)
     error : Tensor of float64, shape (B,)
-        Of the radius, to first order (`trainer.krylov.RitzPair`).
+        Of the radius, to first order (`trainer.models.krylov.RitzPair`).
     settled : Tensor of bool, shape (B,)
         Whether the error is within the tolerance.
     products : int

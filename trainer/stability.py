@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import as_measurement, normalise_intensity
-from trainer.equilibrium import EquilibriumModel
-from trainer.linear_operators import TorchOperators
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
 from trainer.spectral_radius import MAX_PRODUCTS, TOLERANCE, spectral_radius
 
 EVALUATIONS = 100

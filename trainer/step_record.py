@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from trainer.anderson import BatchSolution
+from trainer.models.anderson import BatchSolution
 
 
 class StepRecord:

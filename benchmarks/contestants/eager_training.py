@@ -13,13 +13,13 @@ from torch import Tensor
 
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.anderson import BatchSolution
 from trainer.config import StageConfig, TrainConfig
 from trainer.data.noise import Measurement, add_noise, as_measurement, draw_uniform
 from trainer.data.problem import Problem
-from trainer.equilibrium import EquilibriumModel
 from trainer.image_losses import IMAGE_LOSSES
-from trainer.linear_operators import TorchOperators
+from trainer.models.anderson import BatchSolution
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
 from trainer.phases import Loss
 from trainer.step_record import StepRecord
 
@@ -147,7 +147,7 @@ def anderson(f: StateMap, start: Tensor, config: FixedPointConfig) -> BatchSolut
     f : callable
     start : Tensor, shape (B, n)
     config : FixedPointConfig
-        Same meaning as in `trainer.anderson.solve_batch`; without its safeguard, no point is rejected.
+        Same meaning as in `trainer.models.anderson.solve_batch`; without its safeguard, no point is rejected.
 
     Returns
     -------

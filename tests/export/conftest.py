@@ -19,7 +19,7 @@ from export.bundle import export_networks
 from export.iconlab import import_iconlab
 from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, SolverConfig, TrainConfig
-from trainer.equilibrium import EquilibriumModel
+from trainer.models.equilibrium import EquilibriumModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

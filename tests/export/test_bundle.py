@@ -29,8 +29,8 @@ from trainer.checkpoint import (
 )
 from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
 from trainer.data.validation import reconstruct
-from trainer.equilibrium import EquilibriumModel
-from trainer.linear_operators import TorchOperators
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency
 
 IMAGE_TOLERANCE = 1e-2

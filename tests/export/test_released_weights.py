@@ -20,10 +20,10 @@ from engine.operators.operators import DenseMatrices, Operators
 from engine.solvers.deq.admm_step import AdmmStep
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.learned_blocks import as_callable
-from trainer.admm_step import AdmmStep as TorchAdmmStep
-from trainer.anderson import solve_batch
 from trainer.data.noise import Measurement
-from trainer.linear_operators import TorchOperators
+from trainer.models.admm_step import AdmmStep as TorchAdmmStep
+from trainer.models.anderson import solve_batch
+from trainer.models.linear_operators import TorchOperators
 
 NETWORK_TOLERANCE = 1e-5
 """One network in float32: rounding of another convolution routine, 1e-7 in practice."""

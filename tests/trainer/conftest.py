@@ -13,7 +13,7 @@ from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
 from trainer.config import TrainConfig, parse_config
 from trainer.data.problem import Problem, Scan, make_problem, make_scan
-from trainer.equilibrium import EquilibriumModel
+from trainer.models.equilibrium import EquilibriumModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

@@ -15,7 +15,7 @@ import torch
 import trainer.phases
 from trainer.data.noise import Measurement
 from trainer.fit import fit
-from trainer.gradients import Implicit
+from trainer.models.gradients import Implicit
 from trainer.optimisation import Optimisation
 from trainer.processes import Processes, join_processes
 

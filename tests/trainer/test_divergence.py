@@ -9,7 +9,6 @@ import torch
 from click.testing import CliRunner
 
 import trainer.fit
-from trainer.anderson import BatchSolution
 from trainer.checkpoint import load_state
 from trainer.cli import main
 from trainer.config import resolved_toml
@@ -23,6 +22,7 @@ from trainer.divergence import (
     DivergenceWatch,
 )
 from trainer.fit import fit
+from trainer.models.anderson import BatchSolution
 from trainer.optimisation import Validation
 
 

@@ -19,7 +19,7 @@ from trainer.config import resolved_toml
 from trainer.data.validation import assess, least_squares, measure_once, reconstruct
 from trainer.evaluate import NOISE_SEED, evaluate
 from trainer.fit import fit
-from trainer.linear_operators import TorchOperators
+from trainer.models.linear_operators import TorchOperators
 from trainer.optimisation import Optimisation
 
 

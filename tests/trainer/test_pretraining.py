@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.linear_operators import TorchOperators
+from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency, project_ball
 from trainer.networks.rdn import ResidualDenseNetwork
 from trainer.pretraining import TARGETS, consistency_loss, denoising_loss

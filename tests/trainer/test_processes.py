@@ -17,8 +17,8 @@ from trainer.batch_shares import share_batches
 from trainer.checkpoint import build_model, load_state
 from trainer.data.noise import as_measurement
 from trainer.fit import fit
-from trainer.gradients import Implicit
-from trainer.linear_operators import TorchOperators
+from trainer.models.gradients import Implicit
+from trainer.models.linear_operators import TorchOperators
 from trainer.processes import SingleProcess, join_processes
 
 ROOT = Path(__file__).parents[2]

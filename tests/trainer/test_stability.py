@@ -6,8 +6,8 @@ import torch
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import as_measurement, normalise_intensity
-from trainer.equilibrium import EquilibriumModel
-from trainer.linear_operators import TorchOperators
+from trainer.models.equilibrium import EquilibriumModel
+from trainer.models.linear_operators import TorchOperators
 from trainer.spectral_radius import TOLERANCE
 from trainer.stability import RESIDUAL, Stability, measure_stability
 

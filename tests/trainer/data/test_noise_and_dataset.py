@@ -19,7 +19,7 @@ from trainer.data.noise import (
     estimate_sigma,
     normalise_intensity,
 )
-from trainer.linear_operators import TorchOperators
+from trainer.models.linear_operators import TorchOperators
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import Measurement
-from trainer.gradients import GradientStrategy
-from trainer.linear_operators import TorchOperators
-from trainer.reconstruction_model import ReconstructionModel
+from trainer.models.gradients import GradientStrategy
+from trainer.models.linear_operators import TorchOperators
+from trainer.models.reconstruction_model import ReconstructionModel
 
 
 class EndToEndModel(ReconstructionModel):

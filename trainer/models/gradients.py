@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.anderson import BatchMap, BatchSolution, solve_batch
+from trainer.models.anderson import BatchMap, BatchSolution, solve_batch
 
 
 class GradientStrategy(Protocol):

@@ -8,7 +8,7 @@ import torch
 
 from engine.errors import NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
-from trainer.anderson import solve_batch
+from trainer.models.anderson import solve_batch
 
 TIGHT = FixedPointConfig(tolerance=1e-10, max_iterations=300)
 TWIN_TOLERANCE = 1e-9

@@ -1,21 +1,21 @@
 """The equilibrium methods: solve z = h_theta(z) without a graph, then re-attach it for the gradient.
 
-How to differentiate is a function handed in (`trainer.gradients`), apart from how to solve.
+How to differentiate is a function handed in (`trainer.models.gradients`), apart from how to solve.
 """
 
 import torch
 from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.admm_step import AdmmStep
-from trainer.anderson import BatchSolution, solve_batch
 from trainer.data.noise import Measurement
-from trainer.gradients import GradientStrategy
-from trainer.linear_operators import TorchOperators
+from trainer.models.admm_step import AdmmStep
+from trainer.models.anderson import BatchSolution, solve_batch
+from trainer.models.gradients import GradientStrategy
+from trainer.models.linear_operators import TorchOperators
+from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.networks.consistency import BallProjection, LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 from trainer.networks.rdn_precision import RdnInPrecision
-from trainer.reconstruction_model import ReconstructionModel
 
 
 class EquilibriumModel(ReconstructionModel):

@@ -1,0 +1,1 @@
+"""Networks iterated to images: equilibrium, unrolled, end to end, and their gradients."""
