@@ -37,7 +37,7 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
 from engine.solvers.admm.hand_crafted import PROX_ITERATIONS, PROX_TOLERANCE
 from engine.solvers.kaczmarz import row_orders
-from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
+from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_networks
 
 FRAMES = 6
 QUICK_FRAMES = 2

@@ -22,7 +22,7 @@ from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.reconstruction.method_settings import MethodSettings
 from export.errors import ExportError, ParityError
-from trainer.journal import METRICS_FILE
+from trainer.loop.journal import METRICS_FILE
 
 FRAMES = 512
 QUICK_FRAMES = 16

@@ -23,8 +23,8 @@ from benchmarks.scans.scans import GRADIENTS, TRAIN_GRADIENT, TRAIN_SNRS, frames
 from engine.errors import InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
-from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.data.validation import reconstruct
+from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
 from trainer.stability import METHOD, Stability, measure_stability

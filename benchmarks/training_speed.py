@@ -23,12 +23,12 @@ from benchmarks.contestants.eager_training import eager_loss
 from benchmarks.contestants.model_shelf import MissingModelError
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
-from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import DataConfig, StageConfig, TrainConfig
 from trainer.data.problem import Problem, load_problem
+from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
+from trainer.loop.phases import Loss, make_phases
+from trainer.loop.step_record import StepRecord
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.phases import Loss, make_phases
-from trainer.step_record import StepRecord
 
 RUN = ROOT / "models" / "wide-equilibrium"
 """Run whose settings and weights are used."""
@@ -80,7 +80,7 @@ class Trainee:
     ----------
     model : EquilibriumModel
     loss : callable
-        See `trainer.phases.Loss`.
+        See `trainer.loop.phases.Loss`.
     learning_rate, gradient_clip : float
         Of Adam; bound on the norm of the gradient.
     """
@@ -102,7 +102,7 @@ class Trainee:
         return loss, torch.cat([gradient.reshape(-1).double() for gradient in gradients])
 
     def step(self) -> StepRecord:
-        """Do one step of the optimisation, as `trainer.optimisation` does; return its account."""
+        """Do one step of the optimisation, as `trainer.loop.optimisation` does; return its account."""
         _, record = self._differentiate()
         torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         self._optimizer.step()

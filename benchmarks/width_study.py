@@ -30,7 +30,7 @@ from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
 from engine.solvers.deq.admm_step import AdmmStep
-from trainer.checkpoint import CONFIG_FILE, load_networks
+from trainer.loop.checkpoint import CONFIG_FILE, load_networks
 
 FRAMES, QUICK_FRAMES = 64, 4
 TIMED_FRAMES, QUICK_TIMED_FRAMES = 24, 3

@@ -32,8 +32,8 @@ from export.onnx_graphs import (
 from export.parity import ParityReport, measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
-from trainer.checkpoint import PRETRAINED_WEIGHTS, load_networks
 from trainer.config import TrainConfig
+from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_networks
 from trainer.stability import METHOD
 
 RDN_FILE = "rdn.onnx"

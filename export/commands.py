@@ -15,7 +15,7 @@ from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, plan_config, 
 from export.plans import build_plans
 from export.staging import STEP_FILE
 from export.step_file import add_step, require_step_method
-from trainer.checkpoint import load_networks
+from trainer.loop.checkpoint import load_networks
 
 
 @click.command("export-run")

@@ -6,8 +6,11 @@ import numpy as np
 import torch
 
 from engine.errors import ConfigError, InputError
-from trainer.batch_shares import share_batches
-from trainer.checkpoint import (
+from trainer.config import TrainConfig, load_config
+from trainer.data.problem import Problem, load_problem
+from trainer.data.validation import measure_once
+from trainer.loop.batch_shares import share_batches
+from trainer.loop.checkpoint import (
     CONFIG_FILE,
     STATE_FILE,
     RunState,
@@ -16,15 +19,12 @@ from trainer.checkpoint import (
     load_state,
     save_config,
 )
-from trainer.config import TrainConfig, load_config
-from trainer.data.problem import Problem, load_problem
-from trainer.data.validation import measure_once
-from trainer.interruption import StopRequest
-from trainer.journal import Journal, Silence
+from trainer.loop.interruption import StopRequest
+from trainer.loop.journal import Journal, Silence
+from trainer.loop.optimisation import Optimisation, Validation
+from trainer.loop.phases import make_phases
+from trainer.loop.processes import Processes, SingleProcess
 from trainer.models.reconstruction_model import ReconstructionModel
-from trainer.optimisation import Optimisation, Validation
-from trainer.phases import make_phases
-from trainer.processes import Processes, SingleProcess
 
 
 def fit(
@@ -34,7 +34,7 @@ def fit(
     problem: Problem | None = None,
     processes: Processes | None = None,
 ) -> ReconstructionModel:
-    """Train the networks and leave a run folder (see `trainer.checkpoint`).
+    """Train the networks and leave a run folder (see `trainer.loop.checkpoint`).
 
     A run is reproducible on one machine and thread count, and one that was stopped and resumed ends with
     the same weights as one that was not.
@@ -50,7 +50,7 @@ def fit(
     problem : Problem, optional
         Operators and images; by default those that `config.data` describes.
     processes : Processes, optional
-        Those that call this function together, as `trainer.processes.join_processes` yields them; by
+        Those that call this function together, as `trainer.loop.processes.join_processes` yields them; by
         default this one alone. The main one validates and writes, and an error of one ends all.
 
     Returns

@@ -16,12 +16,12 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import StageConfig, TrainConfig
 from trainer.data.noise import Measurement, add_noise, as_measurement, draw_uniform
 from trainer.data.problem import Problem
-from trainer.image_losses import IMAGE_LOSSES
+from trainer.loop.image_losses import IMAGE_LOSSES
+from trainer.loop.phases import Loss
+from trainer.loop.step_record import StepRecord
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
-from trainer.phases import Loss
-from trainer.step_record import StepRecord
 
 StateMap = Callable[[Tensor], Tensor]
 """f of a fixed-point problem: states (B, n) to states (B, n)."""

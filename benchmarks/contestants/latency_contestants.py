@@ -18,7 +18,7 @@ from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
-from trainer.checkpoint import load_networks
+from trainer.loop.checkpoint import load_networks
 
 BATCH = 64
 

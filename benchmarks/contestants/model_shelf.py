@@ -121,7 +121,7 @@ class ModelShelf:
         """
         from benchmarks.harness.training_runs import is_finished
         from export.bundle import export_run
-        from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
+        from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE
 
         if not is_finished(folder):
             shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -133,7 +133,7 @@ class ModelShelf:
     def before_equilibrium_training(self) -> ShelfBundle:
         """Return the networks of the shipped model as they were after pre-training, as a deq bundle."""
         from export.bundle import export_networks
-        from trainer.checkpoint import CONFIG_FILE, PRETRAINED_WEIGHTS, load_networks
+        from trainer.loop.checkpoint import CONFIG_FILE, PRETRAINED_WEIGHTS, load_networks
 
         def make(bundle: Path) -> None:
             rdn, lc, config = load_networks(FIRST_EQUILIBRIUM_RUN, PRETRAINED_WEIGHTS)
@@ -148,7 +148,7 @@ class ModelShelf:
     def trained_alike(self) -> ShelfBundle:
         """Return the model with the l2 ball, trained like the shipped one; raises MissingModelError."""
         from export.bundle import export_run
-        from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE
+        from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE
 
         if not (TRAINED_ALIKE / BEST_WEIGHTS).is_file():
             raise MissingModelError(

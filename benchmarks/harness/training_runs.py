@@ -19,11 +19,11 @@ from rich.console import Console
 from benchmarks.harness.record import ROOT
 from engine.errors import DeqMpiError
 from engine.machine.atomic_write import atomic_path
-from trainer.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE
 from trainer.config import DataConfig, TrainConfig
 from trainer.data.problem import Problem, load_problem
 from trainer.fit import fit
-from trainer.journal import METRICS_FILE, TENSORBOARD_FOLDER
+from trainer.loop.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, PRETRAINED_WEIGHTS, STATE_FILE
+from trainer.loop.journal import METRICS_FILE, TENSORBOARD_FOLDER
 
 KEPT_STEPS: Mapping[str, int] = MappingProxyType({"pretrain-lc": 50})
 """Of the steps of these phases every 50th stays in the log, of the others every tenth."""

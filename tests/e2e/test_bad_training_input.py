@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from export.cli import main as export
-from trainer.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
 from trainer.cli import main as trainer
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, TrainConfig
+from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
 
 TINY = ModelConfig(RdnConfig(features=4, growth=4, blocks=1, layers=1), LcConfig(features=4))
 

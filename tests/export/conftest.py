@@ -17,8 +17,8 @@ from engine.mpi.mdf.new_files import new_acquisition, new_calibration_file, new_
 from engine.networks.bundle import Bundle, load_bundle
 from export.bundle import export_networks
 from export.iconlab import import_iconlab
-from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, SolverConfig, TrainConfig
+from trainer.loop.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork

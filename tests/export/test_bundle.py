@@ -19,7 +19,9 @@ from engine.solvers.deq.equilibrium import Equilibrium
 from export.bundle import export_denoiser, export_networks, export_run
 from export.errors import ExportError, ParityError
 from export.parity_problem import parity_problem, synthetic_operators
-from trainer.checkpoint import (
+from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
+from trainer.data.validation import reconstruct
+from trainer.loop.checkpoint import (
     BEST_WEIGHTS,
     CONFIG_FILE,
     PRETRAINED_WEIGHTS,
@@ -27,8 +29,6 @@ from trainer.checkpoint import (
     save_config,
     save_weights,
 )
-from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
-from trainer.data.validation import reconstruct
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency

@@ -13,8 +13,8 @@ from engine.networks.bundle import default_bundle_path, load_bundle
 from export.learned_blocks import LearnedBlocks
 from export.parity import measure_parity
 from export.parity_problem import parity_problem, synthetic_operators
-from trainer.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, load_networks
 from trainer.evaluate import evaluate
+from trainer.loop.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, load_networks
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 RUN = MODELS / "reference"

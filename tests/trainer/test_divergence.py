@@ -9,7 +9,6 @@ import torch
 from click.testing import CliRunner
 
 import trainer.fit
-from trainer.checkpoint import load_state
 from trainer.cli import main
 from trainer.config import resolved_toml
 from trainer.divergence import (
@@ -22,8 +21,9 @@ from trainer.divergence import (
     DivergenceWatch,
 )
 from trainer.fit import fit
+from trainer.loop.checkpoint import load_state
+from trainer.loop.optimisation import Validation
 from trainer.models.anderson import BatchSolution
-from trainer.optimisation import Validation
 
 
 def test_validations_far_below_the_best_in_a_row_are_divergence() -> None:

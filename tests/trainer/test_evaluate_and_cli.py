@@ -19,8 +19,8 @@ from trainer.config import resolved_toml
 from trainer.data.validation import assess, least_squares, measure_once, reconstruct
 from trainer.evaluate import NOISE_SEED, evaluate
 from trainer.fit import fit
+from trainer.loop.optimisation import Optimisation
 from trainer.models.linear_operators import TorchOperators
-from trainer.optimisation import Optimisation
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +196,10 @@ def test_a_failed_fit_leaves_no_run_to_resume(tmp_path: Path, monkeypatch) -> No
 
 
 def test_nan_ends_with_1(built_in_data, config_file: Path, tmp_path: Path, monkeypatch) -> None:
-    import trainer.phases
+    import trainer.loop.phases
 
-    original = trainer.phases.denoising_loss
-    monkeypatch.setattr(trainer.phases, "denoising_loss", lambda *args: original(*args) * float("nan"))
+    original = trainer.loop.phases.denoising_loss
+    monkeypatch.setattr(trainer.loop.phases, "denoising_loss", lambda *args: original(*args) * float("nan"))
     result = run("fit", config_file, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "pretrain-rdn, step 1: the loss is nan" in result.stderr

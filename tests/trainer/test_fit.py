@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import trainer.optimisation
-import trainer.phases
+import trainer.loop.optimisation
+import trainer.loop.phases
 from engine.errors import ConfigError, InputError, NonFiniteError
-from trainer.checkpoint import load_networks, load_state
 from trainer.config import FitConfig, TrainConfig, load_config
 from trainer.data.problem import Problem
 from trainer.fit import fit
-from trainer.interruption import InterruptedRunError
-from trainer.optimisation import Optimisation
+from trainer.loop.checkpoint import load_networks, load_state
+from trainer.loop.interruption import InterruptedRunError
+from trainer.loop.optimisation import Optimisation
 
 N_STEPS = 2 + 2 + 3 + 3
 
@@ -213,13 +213,13 @@ def test_signal_handler_is_put_back(config, problem, tmp_path: Path) -> None:
 def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
     config, problem, tmp_path: Path, monkeypatch
 ) -> None:
-    original, calls = trainer.phases.add_noise, []
+    original, calls = trainer.loop.phases.add_noise, []
 
     def poisoned(clean, snr, generator):
         calls.append(1)
         return original(clean, snr, generator) * (torch.nan if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(trainer.phases, "add_noise", poisoned)
+    monkeypatch.setattr(trainer.loop.phases, "add_noise", poisoned)
     with pytest.raises(NonFiniteError, match=r"stage-2, step 1: .*NaN.* checkpoint in .* is good"):
         fit(config, tmp_path / "run", problem=problem)
     state = load_state(tmp_path / "run")
@@ -229,21 +229,21 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_non_finite_pretraining_loss_is_named(config, problem, tmp_path: Path, monkeypatch, factor) -> None:
-    original = trainer.phases.denoising_loss
-    monkeypatch.setattr(trainer.phases, "denoising_loss", lambda *args: original(*args) * factor)
+    original = trainer.loop.phases.denoising_loss
+    monkeypatch.setattr(trainer.loop.phases, "denoising_loss", lambda *args: original(*args) * factor)
     with pytest.raises(NonFiniteError, match=f"pretrain-rdn, step 1: the loss is {factor}"):
         fit(config, tmp_path / "run", problem=problem)
 
 
 def test_non_finite_gradient_is_named(config, problem, tmp_path: Path, monkeypatch) -> None:
-    original = trainer.phases.denoising_loss
+    original = trainer.loop.phases.denoising_loss
 
     def steep(rdn, *args):
         loss = original(rdn, *args)
         # sqrt has an infinite slope at 0, where its value is finite.
         return loss + torch.sqrt(0.0 * rdn.entry.bias.square().sum())
 
-    monkeypatch.setattr(trainer.phases, "denoising_loss", steep)
+    monkeypatch.setattr(trainer.loop.phases, "denoising_loss", steep)
     with pytest.raises(NonFiniteError, match="the gradient norm is nan"):
         fit(config, tmp_path / "run", problem=problem)
 
@@ -251,7 +251,7 @@ def test_non_finite_gradient_is_named(config, problem, tmp_path: Path, monkeypat
 def test_a_run_that_fails_in_its_first_step_can_be_resumed(
     straight: Path, config, problem, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(trainer.phases, "denoising_loss", lambda *_: torch.tensor(torch.nan))
+    monkeypatch.setattr(trainer.loop.phases, "denoising_loss", lambda *_: torch.tensor(torch.nan))
     with pytest.raises(NonFiniteError, match="pretrain-rdn, step 1"):
         fit(config, tmp_path / "run", problem=problem)
     monkeypatch.undo()

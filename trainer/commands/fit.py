@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from engine.errors import DeqMpiError
-from trainer.checkpoint import BEST_WEIGHTS
 from trainer.config import load_config
 from trainer.fit import fit as fit_networks
-from trainer.processes import join_processes
+from trainer.loop.checkpoint import BEST_WEIGHTS
+from trainer.loop.processes import join_processes
 
 
 @click.command("fit")

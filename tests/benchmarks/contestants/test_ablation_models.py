@@ -20,8 +20,8 @@ from benchmarks.harness import training_runs
 from benchmarks.harness.record import ROOT
 from benchmarks.harness.training_runs import keep_essentials
 from engine.errors import NonFiniteError
-from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, STATE_FILE, load_model
 from trainer.config import load_config
+from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, STATE_FILE, load_model
 
 COMMITTED = sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG_FILE}"))
 

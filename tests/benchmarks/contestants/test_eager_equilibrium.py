@@ -16,7 +16,7 @@ from engine.networks.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
-from trainer.checkpoint import load_networks
+from trainer.loop.checkpoint import load_networks
 
 SINGLE = 1e-5
 """Relative error of an image: some 1e-7 of single precision per evaluation, which acceleration magnifies.

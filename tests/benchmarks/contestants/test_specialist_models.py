@@ -10,8 +10,8 @@ from benchmarks.contestants.contestant import specialist_models
 from benchmarks.contestants.specialist_models import CONFIGS, MODELS, SPREAD, START, main
 from benchmarks.harness import training_runs
 from benchmarks.scans.scans import TRAIN_SNRS
-from trainer.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.config import load_config
+from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 
 COMMITTED = sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG_FILE}"))
 

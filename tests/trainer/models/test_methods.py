@@ -12,11 +12,12 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from engine.solvers.deq.admm_step import AdmmStep as EngineStep
-from trainer.checkpoint import build_model, load_model, load_networks, load_state
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig
 from trainer.data.noise import Measurement, as_measurement
 from trainer.evaluate import evaluate
 from trainer.fit import fit
+from trainer.loop.checkpoint import build_model, load_model, load_networks, load_state
+from trainer.loop.optimisation import Optimisation
 from trainer.models.admm_step import AdmmStep
 from trainer.models.end_to_end import EndToEndModel
 from trainer.models.equilibrium import EquilibriumModel
@@ -24,7 +25,6 @@ from trainer.models.gradients import Implicit, one_step
 from trainer.models.linear_operators import TorchOperators
 from trainer.models.unrolled import UnrolledModel
 from trainer.networks.consistency import BallProjection
-from trainer.optimisation import Optimisation
 
 DOUBLE = 1e-12
 """Relative; one evaluation in double precision."""

@@ -7,8 +7,8 @@ import pytest
 from torch import Tensor
 
 from engine.errors import InputError
-from trainer.checkpoint import RunState, build_model, load_model_state, load_weights, save_weights
 from trainer.config import LcConfig, ModelConfig, RdnConfig
+from trainer.loop.checkpoint import RunState, build_model, load_model_state, load_weights, save_weights
 from trainer.networks.architecture import architecture, differences
 
 SIZES = ModelConfig(rdn=RdnConfig(7, 5, 3, 2), lc=LcConfig(6, 2, 5))

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import InputError
-from trainer.checkpoint import (
+from trainer.config import TrainConfig
+from trainer.loop.checkpoint import (
     RunState,
     build_model,
     load_networks,
@@ -20,7 +21,6 @@ from trainer.checkpoint import (
     save_state,
     save_weights,
 )
-from trainer.config import TrainConfig
 
 
 @pytest.fixture

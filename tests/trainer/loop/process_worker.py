@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-import trainer.phases
+import trainer.loop.phases
 from trainer.data.noise import Measurement
 from trainer.fit import fit
+from trainer.loop.optimisation import Optimisation
+from trainer.loop.processes import Processes, join_processes
 from trainer.models.gradients import Implicit
-from trainer.optimisation import Optimisation
-from trainer.processes import Processes, join_processes
 
 
 def shared_gradient(inputs, processes: Processes) -> dict[str, torch.Tensor]:
@@ -50,13 +50,13 @@ def at_step(number: int, action: Callable[[], None]) -> Callable[[], None]:
 
 def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Change the loss of the step under way."""
-    original = trainer.phases.denoising_loss
+    original = trainer.loop.phases.denoising_loss
 
     def loss(*args):
-        trainer.phases.denoising_loss = original
+        trainer.loop.phases.denoising_loss = original
         return change(original(*args))
 
-    trainer.phases.denoising_loss = loss
+    trainer.loop.phases.denoising_loss = loss
 
 
 def defect(_: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,9 @@ import torch
 
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.checkpoint import (
+from trainer.data.validation import FixedMeasurements, assess, reconstruct
+from trainer.divergence import DivergedRunError, DivergenceWatch
+from trainer.loop.checkpoint import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
     PRETRAINED_WEIGHTS,
@@ -19,18 +21,16 @@ from trainer.checkpoint import (
     save_state,
     save_weights,
 )
-from trainer.data.validation import FixedMeasurements, assess, reconstruct
-from trainer.divergence import DivergedRunError, DivergenceWatch
-from trainer.interruption import InterruptedRunError, StopRequest
-from trainer.journal import RunLog
+from trainer.loop.interruption import InterruptedRunError, StopRequest
+from trainer.loop.journal import RunLog
+from trainer.loop.phases import Phase
+from trainer.loop.processes import Processes, SingleProcess
+from trainer.loop.step_record import StepRecord
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
-from trainer.phases import Phase
-from trainer.processes import Processes, SingleProcess
 from trainer.stability import measure_stability
-from trainer.step_record import StepRecord
 
 
 @dataclass(frozen=True)

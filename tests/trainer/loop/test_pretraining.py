@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from trainer.loop.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency, project_ball
 from trainer.networks.rdn import ResidualDenseNetwork
-from trainer.pretraining import TARGETS, consistency_loss, denoising_loss
 
 
 def seeded(seed: int = 0) -> torch.Generator:

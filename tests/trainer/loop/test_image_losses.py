@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.image_losses import IMAGE_LOSSES, SMALLEST_ERROR
+from trainer.loop.image_losses import IMAGE_LOSSES, SMALLEST_ERROR
 
 TRUTH = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
 X = torch.tensor([[1.5, 0.0, 1.0], [0.0, 1.3, 1.0]])

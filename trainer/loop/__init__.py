@@ -1,0 +1,1 @@
+"""The training loop: stages, optimisation, checkpoints, journal, processes."""
