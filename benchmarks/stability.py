@@ -27,7 +27,7 @@ from trainer.data.validation import reconstruct
 from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
-from trainer.stability import METHOD, Stability, measure_stability
+from trainer.stability.stability import METHOD, Stability, measure_stability
 
 FRAMES = 16
 QUICK_FRAMES = 4

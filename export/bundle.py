@@ -34,7 +34,7 @@ from export.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
 from trainer.config import TrainConfig
 from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_networks
-from trainer.stability import METHOD
+from trainer.stability.stability import METHOD
 
 RDN_FILE = "rdn.onnx"
 LC_FILE = "lc.onnx"

@@ -15,9 +15,9 @@ import pytest
 
 import engine.errors
 import export.errors
-import trainer.divergence
 import trainer.loop.interruption
 import trainer.loop.processes
+import trainer.stability.divergence
 from engine.fixed_point.safeguard import GROWTH_LIMIT, TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from engine.live.loop.counters import DropReason
@@ -184,7 +184,13 @@ def test_every_key_of_the_manifest_is_documented(key: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [engine.errors, export.errors, trainer.divergence, trainer.loop.interruption, trainer.loop.processes],
+    [
+        engine.errors,
+        export.errors,
+        trainer.stability.divergence,
+        trainer.loop.interruption,
+        trainer.loop.processes,
+    ],
 )
 def test_every_error_is_documented_with_its_exit_code(module: Any) -> None:
     classes = [

@@ -226,8 +226,9 @@ class StageConfig:
         Forward evaluations allowed in this stage; None for those of the reconstruction
         (`[solver.forward]`, `[unrolled]`).
     jacobian_weight : float
-        Weight of the penalty on spectral radii above `jacobian_target` (`trainer.jacobian_penalty`), on the
-        first `jacobian_samples` measurements of a batch; 0 for none. Only for methods with a fixed point.
+        Weight of the penalty on spectral radii above `jacobian_target`
+        (`trainer.stability.jacobian_penalty`), on the first `jacobian_samples` measurements of a batch; 0 for
+        none. Only for methods with a fixed point.
     jacobian_target : float
         Radius up to which nothing is paid.
     jacobian_samples : int

@@ -69,7 +69,7 @@ def fit(
     NonFiniteError
         If a loss, gradient or solve is NaN or infinite.
     DivergedRunError
-        If the model gets worse and worse (`trainer.divergence`).
+        If the model gets worse and worse (`trainer.stability.divergence`).
     InterruptedRunError
         After SIGINT to any of the processes, once a checkpoint is written.
     ProcessError

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import stability
 from benchmarks.scans.scans import GRADIENTS, TRAIN_SNRS
 from engine.errors import InputError
-from trainer.stability import Stability
+from trainer.stability.stability import Stability
 
 FIGURES = {
     "radius_low": 0.9,

@@ -59,7 +59,7 @@ class RunState:
         State of the random generator of each of P processes; of shape (n,) in files of a single process
         from before there could be several.
     watch : dict
-        State of the `trainer.divergence.DivergenceWatch`.
+        State of the `trainer.stability.divergence.DivergenceWatch`.
     """
 
     phase: int

@@ -11,7 +11,6 @@ import torch
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.validation import FixedMeasurements, assess, reconstruct
-from trainer.divergence import DivergedRunError, DivergenceWatch
 from trainer.loop.checkpoint import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
@@ -30,7 +29,8 @@ from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
-from trainer.stability import measure_stability
+from trainer.stability.divergence import DivergedRunError, DivergenceWatch
+from trainer.stability.stability import measure_stability
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import PretrainLcConfig, PretrainRdnConfig, StageConfig, TrainConfig
 from trainer.data.noise import add_noise, as_measurement, draw_uniform
 from trainer.data.problem import Problem
-from trainer.jacobian_penalty import radius_penalty
 from trainer.loop.image_losses import IMAGE_LOSSES
 from trainer.loop.pretraining import TARGETS, consistency_loss, denoising_loss
 from trainer.loop.step_record import StepRecord
@@ -20,6 +19,7 @@ from trainer.models.gradients import GradientStrategy, Implicit, ThroughIterates
 from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
+from trainer.stability.jacobian_penalty import radius_penalty
 
 Loss = Callable[[torch.Generator, StepRecord], Tensor]
 """Draws a batch and returns its loss; solves, also those of the backward pass, are recorded."""

@@ -10,7 +10,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
-from trainer.spectral_radius import MAX_PRODUCTS, TOLERANCE, spectral_radius
+from trainer.stability.spectral_radius import MAX_PRODUCTS, TOLERANCE, spectral_radius
 
 EVALUATIONS = 100
 """Evaluations for the fixed point: four times what a reconstruction takes."""
@@ -34,7 +34,7 @@ class Stability:
     radius : ndarray of float64
         Spectral radius of the Jacobian of h_theta.
     settled : ndarray of bool
-        Whether the radius is known to `trainer.spectral_radius.TOLERANCE`.
+        Whether the radius is known to `trainer.stability.spectral_radius.TOLERANCE`.
     residual : ndarray of float64
         Relative residual of the state at which it was measured.
     """

@@ -11,7 +11,11 @@ from click.testing import CliRunner
 import trainer.fit
 from trainer.cli import main
 from trainer.config import resolved_toml
-from trainer.divergence import (
+from trainer.fit import fit
+from trainer.loop.checkpoint import load_state
+from trainer.loop.optimisation import Validation
+from trainer.models.anderson import BatchSolution
+from trainer.stability.divergence import (
     DIVERGED_RESIDUAL,
     MAX_SETBACKS,
     MAX_UNSOLVED,
@@ -20,10 +24,6 @@ from trainer.divergence import (
     DivergedRunError,
     DivergenceWatch,
 )
-from trainer.fit import fit
-from trainer.loop.checkpoint import load_state
-from trainer.loop.optimisation import Validation
-from trainer.models.anderson import BatchSolution
 
 
 def test_validations_far_below_the_best_in_a_row_are_divergence() -> None:
@@ -146,7 +146,7 @@ def test_solves_that_fail_end_the_run(longer, problem, tmp_path: Path, monkeypat
 
     seen: list[str] = []
     monkeypatch.setattr(BatchSolution, "summary", summary)
-    monkeypatch.setattr("trainer.divergence.MAX_UNSOLVED", 4)
+    monkeypatch.setattr("trainer.stability.divergence.MAX_UNSOLVED", 4)
     with pytest.raises(DivergedRunError, match=r"stage-1, step 5: the forward solves diverged: .* 0\.8 "):
         fit(longer, tmp_path / "run", problem=problem)
     state = load_state(tmp_path / "run")

@@ -8,8 +8,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
-from trainer.spectral_radius import TOLERANCE
-from trainer.stability import RESIDUAL, Stability, measure_stability
+from trainer.stability.spectral_radius import TOLERANCE
+from trainer.stability.stability import RESIDUAL, Stability, measure_stability
 
 CONFIG = FixedPointConfig(max_iterations=3)
 """Far too short for the fixed point."""

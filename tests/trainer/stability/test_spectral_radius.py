@@ -11,7 +11,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.linear_operators import TorchOperators
-from trainer.spectral_radius import TOLERANCE, spectral_radius, transposed_jacobian
+from trainer.stability.spectral_radius import TOLERANCE, spectral_radius, transposed_jacobian
 
 EXACT = 1e-9
 """Relative; a complete Krylov space in double precision, of eigenvalues of condition up to 1e5."""

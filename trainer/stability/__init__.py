@@ -1,0 +1,1 @@
+"""Whether the equilibrium is one: spectral radius, penalty, divergence."""
