@@ -20,8 +20,8 @@ from engine.networks.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators.operators import Operators
 from engine.operators.operators_file import save_operators
 from export.errors import ExportError
-from export.learned_blocks import LearnedBlocks
-from export.onnx_graphs import (
+from export.graphs.learned_blocks import LearnedBlocks
+from export.graphs.onnx_graphs import (
     LC_INTERFACE,
     OPSET,
     GraphInterface,

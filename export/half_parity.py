@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.networks.axis_ranges import BATCH, AxisRange, shape_range
 from engine.networks.manifest import Shape
 from export.errors import ParityError
-from export.half_precision import rounded_in_single_precision
+from export.graphs.half_precision import rounded_in_single_precision
 
 HALF_TOLERANCE = 5e-3
 """Half precision rounds by up to 4.9e-4, and some twenty roundings lie on the way through a network; if they
@@ -34,7 +34,7 @@ def half_precision_difference(
     single : bytes
         Serialized graph in single precision.
     half : bytes
-        Its copy by `export.half_precision.to_half_precision`.
+        Its copy by `export.graphs.half_precision.to_half_precision`.
     inputs : mapping of str to tuple
         Axes of each input, as in the manifest.
     ranges : mapping of str to AxisRange

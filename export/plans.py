@@ -156,7 +156,7 @@ def _timing_cache(config: PlanConfig, builder: PlanBuilder) -> TimingCache | Non
 
 def _in_half_precision(graph: bytes) -> bytes:
     try:
-        from export.half_precision import to_half_precision  # needs onnx, which plans in fp32 do not
+        from export.graphs.half_precision import to_half_precision  # needs onnx, which plans in fp32 do not
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     return to_half_precision(graph)

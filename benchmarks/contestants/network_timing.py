@@ -21,7 +21,7 @@ from engine.networks.bundle import Bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior, OnnxSession
 from engine.operators.operators import Operators
 from engine.solvers.deq.equilibrium import Equilibrium
-from export.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface
+from export.graphs.onnx_graphs import LC_INTERFACE, export_lc, export_rdn, rdn_interface
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

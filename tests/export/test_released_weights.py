@@ -18,8 +18,8 @@ from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import DenseMatrices, Operators
 from engine.solvers.deq.admm_step import AdmmStep
+from export.graphs.learned_blocks import as_callable
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
-from export.learned_blocks import as_callable
 from trainer.data.noise import Measurement
 from trainer.models.admm_step import AdmmStep as TorchAdmmStep
 from trainer.models.anderson import solve_batch

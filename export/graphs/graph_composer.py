@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_graphs import MAX_IR_VERSION, OPSET, Axes
+from export.graphs.onnx_graphs import MAX_IR_VERSION, OPSET, Axes
 
 ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 

@@ -11,8 +11,8 @@ import onnx
 
 from engine.networks.manifest import INTERFACE, NOISE_INPUT
 from export.errors import ExportError
-from export.graph_composer import GraphComposer
-from export.onnx_graphs import ALLOWED_OPS, Axes, check_operators
+from export.graphs.graph_composer import GraphComposer
+from export.graphs.onnx_graphs import ALLOWED_OPS, Axes, check_operators
 
 STEP_OPS = ALLOWED_OPS | {"Gather", "Gemm", "MatMul", "Split"}
 """Operators the step may use: those of the networks, products, and moving rows to the dense layout and back.

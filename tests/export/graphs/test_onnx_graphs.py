@@ -13,7 +13,7 @@ from torch import nn
 
 from engine.errors import NonFiniteError
 from export.errors import ExportError
-from export.onnx_graphs import ALLOWED_OPS, OPSET, RDN_INTERFACE, check_graph, export_lc, export_rdn
+from export.graphs.onnx_graphs import ALLOWED_OPS, OPSET, RDN_INTERFACE, check_graph, export_lc, export_rdn
 from trainer.networks.consistency import LearnedConsistency
 
 FLOAT32_TOLERANCE = 2e-6

@@ -13,10 +13,10 @@ from torch.nn import functional
 from engine.networks.axis_ranges import REFERENCE_LENGTHS, axis_ranges
 from engine.networks.bundle import load_bundle
 from export.errors import ExportError, ParityError
+from export.graphs.half_precision import rounded_in_single_precision, to_half_precision
 from export.half_parity import HALF_TOLERANCE, half_precision_difference
-from export.half_precision import rounded_in_single_precision, to_half_precision
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "bundle"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 
 ONE_ROUNDING = 4.9e-4
 """Relative to the largest value: sums in another order may round to the neighbour, half an ulp further."""
