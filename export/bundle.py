@@ -29,8 +29,8 @@ from export.graphs.onnx_graphs import (
     export_rdn,
     rdn_interface,
 )
-from export.parity import ParityReport, measure_parity
-from export.parity_problem import parity_problem, synthetic_operators
+from export.parity.parity import ParityReport, measure_parity
+from export.parity.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle
 from trainer.config import TrainConfig
 from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_networks

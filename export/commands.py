@@ -10,7 +10,7 @@ from engine.networks.bundle import load_bundle
 from export.bundle import OPERATORS_FILE, export_denoiser, export_run
 from export.graphs.step_file import add_step, require_step_method
 from export.iconlab import import_iconlab
-from export.parity import ParityReport
+from export.parity.parity import ParityReport
 from export.plan_builder import PlanBuilder
 from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, plan_config, plan_ranges
 from export.plans import build_plans

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export.bundle import export_networks
 from export.errors import CheckpointError
-from export.parity import ParityReport
+from export.parity.parity import ParityReport
 from trainer.networks.consistency import ball_factor
 from trainer.networks.rdn import ResidualDenseNetwork
 

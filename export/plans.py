@@ -164,7 +164,7 @@ def _in_half_precision(graph: bytes) -> bytes:
 
 def _difference(single: bytes, half: bytes, bundle: Bundle, role: str, config: PlanConfig) -> float:
     try:
-        from export.half_parity import half_precision_difference
+        from export.parity.half_parity import half_precision_difference
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     return half_precision_difference(single, half, bundle.manifest.networks[role].inputs, config.ranges)

@@ -37,7 +37,7 @@ from engine.mpi.simulation.scan import simulate_calibration, simulate_measuremen
 from engine.mpi.simulation.scanner import FflScanner
 from engine.mpi.simulation.truth import Truth, load_truth, save_truth
 from export.bundle import export_run
-from export.parity import ParityReport
+from export.parity.parity import ParityReport
 from trainer.config import load_config
 from trainer.fit import fit
 

@@ -18,7 +18,7 @@ from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from export.bundle import export_denoiser, export_networks, export_run
 from export.errors import ExportError, ParityError
-from export.parity_problem import parity_problem, synthetic_operators
+from export.parity.parity_problem import parity_problem, synthetic_operators
 from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
 from trainer.data.validation import reconstruct
 from trainer.loop.checkpoint import (

@@ -10,8 +10,8 @@ from engine.fixed_point.solve import FixedPointConfig
 from export.errors import CheckpointError, ParityError
 from export.graphs.learned_blocks import LearnedBlocks
 from export.iconlab import ReleasedConsistency, load_iconlab, load_iconlab_denoiser
-from export.parity import measure_parity
-from export.parity_problem import parity_problem, synthetic_operators
+from export.parity.parity import measure_parity
+from export.parity.parity_problem import parity_problem, synthetic_operators
 
 FORMULA_TOLERANCE = 1e-12
 """Both sides in float64; sums of a few hundred products."""

@@ -10,7 +10,7 @@ from engine.errors import ProviderError
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.networks.tensorrt.cuda_device import CudaDevice
-from export.half_parity import HALF_TOLERANCE
+from export.parity.half_parity import HALF_TOLERANCE
 from export.plan_config import PlanConfig
 from export.plans import build_plans
 

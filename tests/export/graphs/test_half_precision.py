@@ -14,7 +14,7 @@ from engine.networks.axis_ranges import REFERENCE_LENGTHS, axis_ranges
 from engine.networks.bundle import load_bundle
 from export.errors import ExportError, ParityError
 from export.graphs.half_precision import rounded_in_single_precision, to_half_precision
-from export.half_parity import HALF_TOLERANCE, half_precision_difference
+from export.parity.half_parity import HALF_TOLERANCE, half_precision_difference
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 

@@ -24,8 +24,8 @@ from export.graphs import step_file
 from export.graphs.learned_blocks import LearnedBlocks
 from export.graphs.step_file import add_step
 from export.graphs.step_graph import STEP_OPS, build_step, check_step
-from export.parity_problem import ParityProblem, parity_problem, synthetic_operators
-from export.step_parity import StepParityReport, measure_step_parity
+from export.parity.parity_problem import ParityProblem, parity_problem, synthetic_operators
+from export.parity.step_parity import StepParityReport, measure_step_parity
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

@@ -22,8 +22,8 @@ from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
 from export.errors import ExportError, ParityError
 from export.graphs.learned_blocks import LearnedBlocks
-from export.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error
-from export.parity_problem import ParityProblem
+from export.parity.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error
+from export.parity.parity_problem import ParityProblem
 
 EVALUATION_TOLERANCE = 5e-5
 """The mixture of the states and A x are formed in single precision here and in double precision, or directly,

@@ -11,7 +11,7 @@ from torch import nn
 from engine.fixed_point.solve import FixedPointConfig
 from export.errors import ParityError
 from export.graphs.learned_blocks import LearnedBlocks
-from export.parity import (
+from export.parity.parity import (
     IMAGE_TOLERANCE,
     ITERATION_TOLERANCE,
     NETWORK_TOLERANCE,
@@ -19,7 +19,7 @@ from export.parity import (
     measure_parity,
     relative_error,
 )
-from export.parity_problem import SNRS_DB, ParityProblem, parity_problem, synthetic_operators
+from export.parity.parity_problem import SNRS_DB, ParityProblem, parity_problem, synthetic_operators
 
 SOLVER = FixedPointConfig(max_iterations=4)
 

@@ -19,7 +19,7 @@ from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 from export.errors import ParityError
 from export.graphs.learned_blocks import LearnedBlocks, open_solver
-from export.parity_problem import ParityProblem
+from export.parity.parity_problem import ParityProblem
 
 NETWORK_TOLERANCE = 1e-5
 """Sums of a few hundred float32 products through twenty layers, in another order: 1e-7 to 1e-6 is usual."""
