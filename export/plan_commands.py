@@ -7,9 +7,9 @@ import click
 
 from engine.networks.axis_ranges import AxisRange
 from engine.networks.bundle import load_bundle
-from export.plan_config import MAX_OPTIMIZATION_LEVEL
-from export.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, parse_axes, plan_config, plan_ranges
-from export.plans import build_plans
+from export.plans.plan_config import MAX_OPTIMIZATION_LEVEL
+from export.plans.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, parse_axes, plan_config, plan_ranges
+from export.plans.plans import build_plans
 
 MEGABYTE = 1 << 20
 

@@ -2,7 +2,7 @@
 
 TensorRT and CUDA are played by small stand-ins with their interfaces: "device memory" is memory of the host
 at addresses that only the stand-in gives out, and a plan is executed by reading and writing these addresses.
-`tests/export/test_plan_execution.py` runs real plans where there is a GPU.
+`tests/export/plans/test_plan_execution.py` runs real plans where there is a GPU.
 """
 
 # ruff: noqa: ARG002, N815 - the stand-ins have the names and arguments of the originals

@@ -16,10 +16,10 @@ from engine.networks.bundle import MANIFEST, Network, load_bundle
 from engine.networks.tensorrt.plan_metadata import PlanMetadata, plan_path, read_plan
 from export.cli import main
 from export.errors import ExportError
-from export.plan_builder import PlanBuilder
-from export.plan_config import PlanConfig
-from export.plans import build_plans
-from export.timing_cache import TimingCache
+from export.plans.plan_builder import PlanBuilder
+from export.plans.plan_config import PlanConfig
+from export.plans.plans import build_plans
+from export.plans.timing_cache import TimingCache
 
 needs_builder = pytest.mark.skipif(
     "not __import__('importlib').util.find_spec('tensorrt_rtx')",
@@ -381,7 +381,9 @@ class FakeTensorRt:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr("export.plan_builder.CudaDevice", lambda: SimpleNamespace(compute_capability="9.0"))
+    monkeypatch.setattr(
+        "export.plans.plan_builder.CudaDevice", lambda: SimpleNamespace(compute_capability="9.0")
+    )
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from engine.networks.tensorrt.cuda_device import CudaDevice
 from engine.networks.tensorrt.module import TensorRt, import_tensorrt, message_collector, one_line, reason
 from engine.networks.tensorrt.plan_metadata import DTYPES, RUNTIMES, PlanRecipe
 from export.errors import ExportError
-from export.plan_config import PlanConfig
-from export.timing_cache import TimingCache
+from export.plans.plan_config import PlanConfig
+from export.plans.timing_cache import TimingCache
 
 ALWAYS_STRONGLY_TYPED = 11
 """From this version of TensorRT on networks are strongly typed without asking, and asking is deprecated."""

@@ -8,7 +8,7 @@ import click
 
 from engine.networks.axis_ranges import BATCH, REFERENCE_LENGTHS, AxisRange, axis_lengths, axis_ranges
 from engine.operators.operators_file import load_operators
-from export.plan_config import PlanConfig
+from export.plans.plan_config import PlanConfig
 
 FLAVOUR = click.option(
     "--flavour",

@@ -19,9 +19,9 @@ from engine.networks.tensorrt.plan_metadata import (
     plan_path,
     read_plan,
 )
-from export.plan_builder import PlanBuilder
-from export.plan_config import PlanConfig
-from export.timing_cache import TimingCache
+from export.plans.plan_builder import PlanBuilder
+from export.plans.plan_config import PlanConfig
+from export.plans.timing_cache import TimingCache
 
 TIMING_CACHES = "tensorrt"
 """Folder of the timing caches inside the user's cache."""

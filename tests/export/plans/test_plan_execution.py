@@ -11,8 +11,8 @@ from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.networks.tensorrt.cuda_device import CudaDevice
 from export.parity.half_parity import HALF_TOLERANCE
-from export.plan_config import PlanConfig
-from export.plans import build_plans
+from export.plans.plan_config import PlanConfig
+from export.plans.plans import build_plans
 
 FP32_TOLERANCE = 1e-5
 """Sums of a few hundred float32 products through twenty layers, in another order; TF32 would give 1e-3."""
