@@ -9,16 +9,18 @@ DEFAULT_COMMAND = "export-run"
 
 COMMANDS = {
     DEFAULT_COMMAND: LazyCommand(
-        "export.commands", "export_run_command", "Write a training run as a bundle."
+        "export.commands.bundles", "export_run_command", "Write a training run as a bundle."
     ),
     "tensorrt": LazyCommand(
-        "export.plan_commands", "tensorrt_command", "Build the TensorRT plans of a bundle."
+        "export.commands.tensorrt", "tensorrt_command", "Build the TensorRT plans of a bundle."
     ),
     "add-step": LazyCommand(
-        "export.commands", "add_step_command", "Write a bundle with the whole iteration as one graph."
+        "export.commands.bundles", "add_step_command", "Write a bundle with the whole iteration as one graph."
     ),
     "import-iconlab": LazyCommand(
-        "export.commands", "import_iconlab_command", "Write a checkpoint of the paper's authors as a bundle."
+        "export.commands.bundles",
+        "import_iconlab_command",
+        "Write a checkpoint of the paper's authors as a bundle.",
     ),
 }
 
