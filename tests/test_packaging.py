@@ -73,7 +73,7 @@ def test_data_files_are_bundles_weights_example_configurations_the_page_and_typi
     models = {name for name in data if name.startswith("engine/models/")}
     examples = {name for name in data if re.fullmatch(r"trainer/configs/[a-z-]+\.toml", name)}
     markers = {f"{package}/py.typed" for package in PACKAGES}
-    page = {f"engine/live/page/{path.name}" for path in (ROOT / "engine/live/page").iterdir()}
+    page = {f"engine/live/view/page/{path.name}" for path in (ROOT / "engine/live/view/page").iterdir()}
     assert {
         "engine/live/view/page/index.html",
         "engine/live/view/page/app.js",

@@ -27,7 +27,7 @@ SHELF = ROOT / "benchmarks" / ".bundles"
 """Where bundles are kept: writing one takes seconds, and most benchmarks need several."""
 
 EXPORTER = (
-    *sorted((ROOT / "export").glob("*.py")),
+    *sorted((ROOT / "export").rglob("*.py")),
     ROOT / "trainer/networks/rdn.py",
     ROOT / "trainer/networks/consistency.py",
 )
