@@ -27,9 +27,9 @@ from benchmarks.contestants.eager_torch import (
     l1_prior,
     network_prior,
 )
+from benchmarks.contestants.paper import TABLE_III
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import ROOT, markdown_table
-from benchmarks.quality_time import TABLE_III
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.machine.arithmetic import single_blas_thread
 from engine.measurement.normalization import normalize

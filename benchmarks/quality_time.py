@@ -6,7 +6,7 @@ iterations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contestants.contestant import Contestant, as_shipped, trained_at
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
+from benchmarks.contestants.paper import TABLE_III
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import image_quality
 from benchmarks.harness.record import markdown_table
@@ -52,26 +53,6 @@ LIMITS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 WITHOUT_BUNDLE = ("unrolled", "end-to-end", "deq-ball")
 """Methods whose networks do not ship: those trained at the SNR of the test are used."""
 
-
-@dataclass(frozen=True)
-class PaperTime:
-    """A column of Table III: iterations, and milliseconds of a 13 x 26 image on a Tesla V100."""
-
-    iterations: int
-    milliseconds: float
-
-
-TABLE_III: Mapping[str, PaperTime] = MappingProxyType(
-    {
-        "admm-l1": PaperTime(200, 55),
-        "admm-tv": PaperTime(100, 221),
-        "admm-hybrid": PaperTime(100, 236),
-        "art": PaperTime(10, 6966),
-        "dip": PaperTime(20000, 235162),
-        "pp-mpi": PaperTime(150, 379),
-        "deq": PaperTime(25, 64),
-    }
-)
 
 Row = Mapping[str, Any]
 

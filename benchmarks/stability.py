@@ -23,10 +23,10 @@ from benchmarks.scans.scans import GRADIENTS, TRAIN_GRADIENT, TRAIN_SNRS, frames
 from engine.errors import InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
-from trainer.data.validation import reconstruct
+from trainer.data.linear_operators import TorchOperators
 from trainer.loop.checkpoint import BEST_WEIGHTS, CONFIG_FILE, load_model
+from trainer.loop.validation import reconstruct
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.stability.stability import METHOD, Stability, measure_stability
 
 FRAMES = 16

@@ -20,7 +20,6 @@ from engine.networks.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators.operators import Operators
 from engine.operators.operators_file import save_operators
 from export.errors import ExportError
-from export.graphs.learned_blocks import LearnedBlocks
 from export.graphs.onnx_graphs import (
     LC_INTERFACE,
     OPSET,
@@ -29,6 +28,7 @@ from export.graphs.onnx_graphs import (
     export_rdn,
     rdn_interface,
 )
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import ParityReport, measure_parity
 from export.parity.parity_problem import parity_problem, synthetic_operators
 from export.staging import check_replaceable, staged_bundle

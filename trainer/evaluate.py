@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from engine.errors import InputError
 from engine.mpi.simulation.phantoms import Split
 from trainer.config import TrainConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.problem import Scan, load_images, load_scan
-from trainer.data.validation import FixedMeasurements, assess, least_squares, measure_once, reconstruct
 from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_model
+from trainer.loop.validation import FixedMeasurements, assess, least_squares, measure_once, reconstruct
 from trainer.models.anderson import BatchSolution
-from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
 
 NOISE_SEED = 20230804

@@ -8,7 +8,6 @@ import torch
 from engine.errors import ConfigError, InputError
 from trainer.config import TrainConfig, load_config
 from trainer.data.problem import Problem, load_problem
-from trainer.data.validation import measure_once
 from trainer.loop.batch_shares import share_batches
 from trainer.loop.checkpoint import (
     CONFIG_FILE,
@@ -24,6 +23,7 @@ from trainer.loop.journal import Journal, Silence
 from trainer.loop.optimisation import Optimisation, Validation
 from trainer.loop.phases import make_phases
 from trainer.loop.processes import Processes, SingleProcess
+from trainer.loop.validation import measure_once
 from trainer.models.reconstruction_model import ReconstructionModel
 
 

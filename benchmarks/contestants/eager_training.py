@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import StageConfig, TrainConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement, add_noise, as_measurement, draw_uniform
 from trainer.data.problem import Problem
 from trainer.loop.image_losses import IMAGE_LOSSES
@@ -21,7 +22,6 @@ from trainer.loop.phases import Loss
 from trainer.loop.step_record import StepRecord
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 
 StateMap = Callable[[Tensor], Tensor]
 """f of a fixed-point problem: states (B, n) to states (B, n)."""

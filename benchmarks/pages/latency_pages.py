@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.contestants.paper import TABLE_III
 from benchmarks.harness.record import markdown_table
 from benchmarks.pages.latency_stages import STAGES
-from benchmarks.quality_time import TABLE_III
 
 FRAME_MS = 21.54
 """A frame of the scanner: the deadline of a live reconstruction."""

@@ -8,13 +8,13 @@ import click
 
 from engine.networks.bundle import load_bundle
 from export.bundle import OPERATORS_FILE, export_denoiser, export_run
-from export.graphs.step_file import add_step, require_step_method
 from export.iconlab import import_iconlab
 from export.parity.parity import ParityReport
 from export.plans.plan_builder import PlanBuilder
 from export.plans.plan_options import COMPUTE_CAPABILITY, FLAVOUR, FP16, plan_config, plan_ranges
 from export.plans.plans import build_plans
 from export.staging import STEP_FILE
+from export.step_file import add_step, require_step_method
 from trainer.loop.checkpoint import load_networks
 
 

@@ -18,7 +18,7 @@ from engine.networks.learned_blocks import Consistency, ImagePrior
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 from engine.solvers.frame_solver import FrameSolver
 from export.errors import ParityError
-from export.graphs.learned_blocks import LearnedBlocks, open_solver
+from export.parity.learned_blocks import LearnedBlocks, open_solver
 from export.parity.parity_problem import ParityProblem
 
 NETWORK_TOLERANCE = 1e-5

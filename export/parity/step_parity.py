@@ -21,7 +21,7 @@ from engine.solvers.deq.device_step import DeviceStep
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
 from export.errors import ExportError, ParityError
-from export.graphs.learned_blocks import LearnedBlocks
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error
 from export.parity.parity_problem import ParityProblem
 

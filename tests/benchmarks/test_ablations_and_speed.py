@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from benchmarks import ablation, convergence, eager_speed, initialisation, quality_time
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
+from benchmarks.contestants.paper import PaperTime
 from benchmarks.convergence import SHOWN, follow
-from benchmarks.quality_time import LIMITS, PaperTime, beside_table_iii
+from benchmarks.quality_time import LIMITS, beside_table_iii
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
 from engine.networks.bundle import default_bundle_path
 from engine.reconstruction.method_settings import MethodSettings

@@ -30,6 +30,7 @@ from engine.mpi.simulation.phantoms import vessel_images
 from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import PRESETS
 from trainer.config import TrainConfig, parse_config
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement, as_measurement
 from trainer.data.problem import Problem, make_problem, make_scan
 from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
@@ -37,7 +38,6 @@ from trainer.loop.phases import make_phases
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.gradients import Implicit
-from trainer.models.linear_operators import TorchOperators
 
 ROUNDING = 1e-8
 """Of a dozen evaluations in float64: Anderson's systems have a condition of up to 1e4 by their

@@ -20,7 +20,7 @@ from export.bundle import export_denoiser, export_networks, export_run
 from export.errors import ExportError, ParityError
 from export.parity.parity_problem import parity_problem, synthetic_operators
 from trainer.config import PretrainConfig, PretrainRdnConfig, UnrolledConfig, load_config
-from trainer.data.validation import reconstruct
+from trainer.data.linear_operators import TorchOperators
 from trainer.loop.checkpoint import (
     BEST_WEIGHTS,
     CONFIG_FILE,
@@ -29,8 +29,8 @@ from trainer.loop.checkpoint import (
     save_config,
     save_weights,
 )
+from trainer.loop.validation import reconstruct
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency
 
 IMAGE_TOLERANCE = 1e-2

@@ -8,8 +8,8 @@ import torch
 
 from engine.fixed_point.solve import FixedPointConfig
 from export.errors import CheckpointError, ParityError
-from export.graphs.learned_blocks import LearnedBlocks
 from export.iconlab import ReleasedConsistency, load_iconlab, load_iconlab_denoiser
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import measure_parity
 from export.parity.parity_problem import parity_problem, synthetic_operators
 

@@ -18,12 +18,12 @@ from engine.networks.bundle import Bundle, load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import DenseMatrices, Operators
 from engine.solvers.deq.admm_step import AdmmStep
-from export.graphs.learned_blocks import as_callable
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
+from export.parity.learned_blocks import as_callable
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement
 from trainer.models.admm_step import AdmmStep as TorchAdmmStep
 from trainer.models.anderson import solve_batch
-from trainer.models.linear_operators import TorchOperators
 
 NETWORK_TOLERANCE = 1e-5
 """One network in float32: rounding of another convolution routine, 1e-7 in practice."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import default_bundle_path, load_bundle
-from export.graphs.learned_blocks import LearnedBlocks
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import measure_parity
 from export.parity.parity_problem import parity_problem, synthetic_operators
 from trainer.evaluate import evaluate

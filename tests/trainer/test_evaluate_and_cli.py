@@ -16,11 +16,11 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db
 from trainer.cli import main
 from trainer.config import resolved_toml
-from trainer.data.validation import assess, least_squares, measure_once, reconstruct
+from trainer.data.linear_operators import TorchOperators
 from trainer.evaluate import NOISE_SEED, evaluate
 from trainer.fit import fit
 from trainer.loop.optimisation import Optimisation
-from trainer.models.linear_operators import TorchOperators
+from trainer.loop.validation import assess, least_squares, measure_once, reconstruct
 
 
 @pytest.fixture(scope="module")

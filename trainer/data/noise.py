@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.errors import InputError
 from engine.measurement.normalization import SIGMA_FLOOR, TIKHONOV_PEAK
 from engine.operators.operators import ROWS_PER_TRIPLET
-from trainer.models.linear_operators import TorchOperators
+from trainer.data.linear_operators import TorchOperators
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from engine.operators.operators import Operators
 from trainer.config import DataConfig
 from trainer.data.angiography import angiogram_images
 from trainer.data.dataset import PhantomSet, require_images
-from trainer.models.linear_operators import TorchOperators
+from trainer.data.linear_operators import TorchOperators
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.solve import FixedPointConfig
-from trainer.data.validation import FixedMeasurements, assess, reconstruct
+from trainer.data.linear_operators import TorchOperators
 from trainer.loop.checkpoint import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
@@ -25,9 +25,9 @@ from trainer.loop.journal import RunLog
 from trainer.loop.phases import Phase
 from trainer.loop.processes import Processes, SingleProcess
 from trainer.loop.step_record import StepRecord
+from trainer.loop.validation import FixedMeasurements, assess, reconstruct
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.stability.divergence import DivergedRunError, DivergenceWatch
 from trainer.stability.stability import measure_stability

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement, draw_log_uniform, normal_like
-from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency, project_ball
 from trainer.networks.noise_level import REFERENCE_NOISE
 from trainer.networks.rdn import ResidualDenseNetwork

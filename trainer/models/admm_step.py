@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement
-from trainer.models.linear_operators import TorchOperators
 
 ImagePrior = Callable[[Tensor, Tensor], Tensor]
 """Psi_RDN: images (B, 1, Ny, Nx) and noise levels (B, 1, 1, 1) to images."""

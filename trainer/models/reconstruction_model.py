@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement
 from trainer.models.anderson import BatchSolution
 from trainer.models.gradients import GradientStrategy
-from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement
 from trainer.models.admm_step import AdmmStep
 from trainer.models.gradients import GradientStrategy
-from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
 from trainer.networks.consistency import BallProjection
 from trainer.networks.rdn import ResidualDenseNetwork

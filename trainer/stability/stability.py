@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.stability.spectral_radius import MAX_PRODUCTS, TOLERANCE, spectral_radius
 
 EVALUATIONS = 100

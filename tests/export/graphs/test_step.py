@@ -17,15 +17,15 @@ from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
+from export import step_file
 from export.bundle import export_networks
 from export.cli import main
 from export.errors import ExportError, ParityError
-from export.graphs import step_file
-from export.graphs.learned_blocks import LearnedBlocks
-from export.graphs.step_file import add_step
 from export.graphs.step_graph import STEP_OPS, build_step, check_step
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity_problem import ParityProblem, parity_problem, synthetic_operators
 from export.parity.step_parity import StepParityReport, measure_step_parity
+from export.step_file import add_step
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
 

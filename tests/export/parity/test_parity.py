@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.fixed_point.solve import FixedPointConfig
 from export.errors import ParityError
-from export.graphs.learned_blocks import LearnedBlocks
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import (
     IMAGE_TOLERANCE,
     ITERATION_TOLERANCE,

@@ -11,6 +11,7 @@ from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
 from engine.operators.factorisation import make_operators
 from trainer.data.dataset import PhantomSet
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import (
     add_noise,
     as_measurement,
@@ -19,7 +20,6 @@ from trainer.data.noise import (
     estimate_sigma,
     normalise_intensity,
 )
-from trainer.models.linear_operators import TorchOperators
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from trainer.data.linear_operators import TorchOperators
 from trainer.loop.pretraining import TARGETS, consistency_loss, denoising_loss
-from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import LearnedConsistency, project_ball
 from trainer.networks.rdn import ResidualDenseNetwork
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement
 from trainer.fit import fit
 from trainer.loop.batch_shares import share_batches
 from trainer.loop.checkpoint import build_model, load_state
 from trainer.loop.processes import SingleProcess, join_processes
 from trainer.models.gradients import Implicit
-from trainer.models.linear_operators import TorchOperators
 
 ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).with_name("process_worker.py")

@@ -15,10 +15,10 @@ from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement, as_measurement, normalise_intensity
-from trainer.data.validation import least_squares, reconstruct
+from trainer.loop.validation import least_squares, reconstruct
 from trainer.models.admm_step import AdmmStep
-from trainer.models.linear_operators import TorchOperators
 from trainer.networks.consistency import project_ball
 
 NO_NOISE = torch.zeros(1, 1, 1, 1)

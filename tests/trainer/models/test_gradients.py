@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement, as_measurement
 from trainer.models.admm_step import AdmmStep
 from trainer.models.anderson import BatchSolution, solve_batch
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.gradients import Implicit, ThroughIterates, one_step
-from trainer.models.linear_operators import TorchOperators
 
 TIGHT = FixedPointConfig(memory=6, regularization=1e-10, tolerance=1e-12, max_iterations=400)
 """Far below what is compared, so that the solves add nothing to the differences."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.fixed_point.solve import FixedPointConfig
 from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import Measurement, as_measurement
 from trainer.evaluate import evaluate
 from trainer.fit import fit
@@ -22,7 +23,6 @@ from trainer.models.admm_step import AdmmStep
 from trainer.models.end_to_end import EndToEndModel
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.models.gradients import Implicit, one_step
-from trainer.models.linear_operators import TorchOperators
 from trainer.models.unrolled import UnrolledModel
 from trainer.networks.consistency import BallProjection
 

@@ -6,9 +6,9 @@ import torch
 from numpy.typing import NDArray
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.stability.jacobian_penalty import radius_penalty
 
 EIGENVALUE = 1e-9

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from engine.errors import InputError
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.stability.spectral_radius import TOLERANCE, spectral_radius, transposed_jacobian
 
 EXACT = 1e-9

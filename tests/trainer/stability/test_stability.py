@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine.fixed_point.solve import FixedPointConfig
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import as_measurement, normalise_intensity
 from trainer.models.equilibrium import EquilibriumModel
-from trainer.models.linear_operators import TorchOperators
 from trainer.stability.spectral_radius import TOLERANCE
 from trainer.stability.stability import RESIDUAL, Stability, measure_stability
 

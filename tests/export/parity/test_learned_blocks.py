@@ -8,7 +8,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import load_bundle
 from engine.networks.manifest import NETWORKS
 from export.errors import ExportError
-from export.graphs.learned_blocks import LearnedBlocks, as_callable, open_solver
+from export.parity.learned_blocks import LearnedBlocks, as_callable, open_solver
 from export.parity.parity_problem import synthetic_operators
 
 NOISE = np.full((2, 1, 1, 1), 0.1, np.float32)

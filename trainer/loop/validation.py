@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from engine.mpi.metrics import psnr_db, ssim_global
+from trainer.data.linear_operators import TorchOperators
 from trainer.data.noise import add_noise, as_measurement, normalise_intensity
 from trainer.models.anderson import BatchSolution
-from trainer.models.linear_operators import TorchOperators
 from trainer.models.reconstruction_model import ReconstructionModel
 
 

@@ -13,8 +13,8 @@ from engine.errors import BundleError
 from engine.networks.bundle import MANIFEST, Bundle, Network, load_bundle
 from engine.operators.operators_file import load_operators
 from export.bundle import OPERATORS_FILE
-from export.graphs.learned_blocks import LearnedBlocks
 from export.graphs.step_graph import INPUTS, OUTPUTS, build_step, check_step
+from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity_problem import parity_problem, synthetic_operators
 from export.parity.step_parity import StepParityReport, measure_step_parity
 from export.staging import STEP_FILE, staged_bundle
