@@ -9,7 +9,7 @@ import pytest
 from benchmarks import accuracy, galleries, live, robustness, snr_mismatch, upsampling
 from benchmarks.contestants.contestant import Contestant, as_shipped
 from benchmarks.contestants.model_shelf import MissingModelError
-from benchmarks.scans.scans import perturbed_scans, scans
+from benchmarks.scans import perturbed_scans, scans
 from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scan import simulate_calibration

@@ -98,7 +98,7 @@ def test_without_any_model_one_line_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(benchmark, "trained_at", absent)
     monkeypatch.setattr(benchmark, "authors_deq", absent)
-    with pytest.raises(MissingModelError, match=r"python -m benchmarks\.ablation_models"):
+    with pytest.raises(MissingModelError, match=r"python -m benchmarks\.contestants\.ablation_models"):
         benchmark.run(quick=True, output=tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import latency
-from benchmarks.contestants.contestant import latency_contestants
+from benchmarks.contestants import latency_contestants
 from benchmarks.contestants.latency_contestants import Timed, baselines, best_eager, eager_solves, equilibria
 from benchmarks.harness import footprint, latency_clock, roofline
 from benchmarks.latency import ratios

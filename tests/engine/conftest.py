@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.mpi.grid import Grid
 from engine.mpi.mdf.new_files import (
     new_acquisition,
@@ -14,6 +15,9 @@ from engine.mpi.mdf.new_files import (
 )
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
+
+CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
+"""Rows of `scan`: 30 bins around its strongest harmonics."""
 
 
 def random_system_matrix(grid, n_rows, shape, seed):
@@ -128,3 +132,15 @@ def scan():
         background=5 * (complex_background[0] + 1j * complex_background[1]),
         noise=rng.uniform(0.05, 0.15, (3, 2, 101)),
     )
+
+
+@pytest.fixture(scope="session")
+def operators(scan):
+    """30 bins of two channels and three periods, on a 5 x 4 grid."""
+    return calibrate(scan.calibration(), CONFIG)
+
+
+@pytest.fixture(scope="session")
+def image():
+    """A voxel vector (20,)."""
+    return np.random.default_rng(4).uniform(0.5, 2, 20)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.contestants import ablation_models
 from benchmarks.contestants.ablation_models import (
     CONFIGS,
     METHODS,
@@ -15,7 +16,6 @@ from benchmarks.contestants.ablation_models import (
     main,
     model_name,
 )
-from benchmarks.contestants.contestant import ablation_models
 from benchmarks.harness import training_runs
 from benchmarks.harness.record import ROOT
 from benchmarks.harness.training_runs import keep_essentials

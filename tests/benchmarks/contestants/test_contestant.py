@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.contestants import contestant as module
 from benchmarks.contestants.contestant import HAND_CRAFTED, as_shipped, authors_deq, contestants
-from benchmarks.contestants.contestant import contestant as module
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, authors_checkpoint
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.scans.scans import reference_scan
@@ -33,7 +33,7 @@ def test_without_the_authors_weights_their_rows_are_left_out(
 
 
 def test_a_model_that_was_not_trained_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingModelError, match=r"benchmarks\.ablation_models deq-17"):
+    with pytest.raises(MissingModelError, match=r"benchmarks\.contestants\.ablation_models deq-17"):
         ModelShelf(tmp_path).run("deq-17")
 
 

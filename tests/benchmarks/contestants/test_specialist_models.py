@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.contestants.contestant import specialist_models
+from benchmarks.contestants import specialist_models
 from benchmarks.contestants.specialist_models import CONFIGS, MODELS, SPREAD, START, main
 from benchmarks.harness import training_runs
 from benchmarks.scans.scans import TRAIN_SNRS

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from benchmarks.scans import moving_phantom as module
 from benchmarks.scans.moving_phantom import VOXELS_PER_FRAME, moving_phantom
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
-from benchmarks.scans.scans import moving_phantom as module
 from engine.tuning.emulation import Frames
 
 NOISELESS = 250.0

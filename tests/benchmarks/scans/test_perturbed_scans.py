@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from benchmarks.scans import perturbed_scans
 from benchmarks.scans.perturbations import GROUPS
 from benchmarks.scans.perturbed_scans import (
     not_recalibrated,
@@ -18,7 +19,6 @@ from benchmarks.scans.perturbed_scans import (
     with_core_diameter,
     with_turn,
 )
-from benchmarks.scans.scans import perturbed_scans
 from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.mpi.grid import Grid
 from engine.mpi.simulation.scan import simulate_calibration

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.calibration.calibrate import CalibrationConfig, calibrate
 from engine.fixed_point.solution import Result
 from engine.live.loop.live_image import BackgroundState, LiveImage, LiveReport
 from engine.live.recording.config import RecordingConfig
@@ -23,8 +22,6 @@ from engine.reconstruction.reconstructor import Reconstructor
 from engine.reconstruction.report import FrameReport
 from engine.solvers.least_squares import LeastSquares
 from tests.engine.live.view.fake_service import FakeService
-
-CONFIG = CalibrationConfig(harmonics=(2, 3), harmonic_half_width=200.0)
 
 WAIT_S = 20.0
 """Longest wait for something that is sure to happen: far beyond what a loaded machine takes."""
@@ -72,12 +69,6 @@ class GatedSolver:
         assert self.entered.acquire(timeout=WAIT_S)
 
 
-@pytest.fixture(scope="session")
-def operators(scan):
-    """30 bins of two channels and three periods, on a 5 x 4 grid."""
-    return calibrate(scan.calibration(), CONFIG)
-
-
 @pytest.fixture
 def make_solver():
     """The class, to be called with operators."""
@@ -107,12 +98,6 @@ def raw(scan):
         return RawFrame(sequence, data, is_background=concentrations is None, **fields)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def image():
-    """A voxel vector (20,)."""
-    return np.random.default_rng(4).uniform(0.5, 2, 20)
 
 
 @pytest.fixture

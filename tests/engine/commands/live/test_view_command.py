@@ -87,10 +87,8 @@ def test_what_cannot_be_done_is_one_line(arguments, words, tmp_path, monkeypatch
 
 
 def test_missing_extra_is_named(monkeypatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("engine.live.view_")]:
+    for name in [name for name in sys.modules if name.startswith("engine.live.view.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "engine.live.view.snapshots", raising=False)
-    monkeypatch.delitem(sys.modules, "engine.live.view.snapshot_formats", raising=False)
     monkeypatch.setitem(sys.modules, "zmq", None)
     code, output = run()
     assert code == 2
