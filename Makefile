@@ -17,7 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-default test-slow wheel-test docs benchmark-quick benchmark clean
+.PHONY: help demo test lint test-engine test-others test-slow docs benchmark-quick benchmark clean
 
 say = @printf '==> %s\n' "$(1)"
 
@@ -34,7 +34,7 @@ demo: $(DEMO)/.ready  ## Simulate, calibrate, reconstruct and measure on built-i
 	$(call say,engine demo demo-output)
 	@$(DEMO)/bin/engine demo demo-output
 
-test: lint test-default wheel-test docs  ## Everything that has to pass: lint, types, imports, tests, wheel, docs
+test: lint test-engine test-others docs  ## Everything that has to pass: lint, types, imports, tests, wheel, docs
 	$(call say,all checks passed)
 
 lint: $(DEV)/.ready  ## Style, types and import directions
@@ -46,24 +46,30 @@ lint: $(DEV)/.ready  ## Style, types and import directions
 	$(call say,import contracts)
 	@$(DEV)/bin/lint-imports --no-logo
 
-test-default: $(DEV)/.ready  ## The tests that take seconds each
-	$(call say,pytest)
-	@$(DEV)/bin/pytest -q
+# Tests run on all cores, each process of them on one: two that want both only wait for each other. Tests that start
+# a service carry the mark xdist_group("service"), so that no two services run at a time.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST_OPTIONS := -q -n auto --maxprocesses 8 --dist loadgroup
 
-test-slow: $(DEV)/.ready  ## The tests left out of the default set
-	$(call say,pytest (slow tests))
+test-others: $(DEV)/.ready  ## The tests of everything but engine
+	$(call say,tests of trainer export benchmarks and the whole)
+	@$(ONE_THREAD) $(DEV)/bin/pytest $(PYTEST_OPTIONS) --ignore tests/engine
+
+test-slow: $(DEV)/.ready  ## The tests left out of the sets above
+	$(call say,slow tests)
 	@$(DEV)/bin/pytest -q -m slow
 
-# The proof that engine needs no torch: the built wheel, in an environment without torch, with the source tree out of reach.
-wheel-test: $(WHEEL)/.ready  ## The tests of engine on the built wheel, in an environment without torch
-	$(call say,tests/engine on the wheel without torch)
+# The tests of engine run once, where they prove most: on the built wheel, in an environment without torch, with the
+# source tree out of reach.
+test-engine: $(WHEEL)/.ready  ## The tests of engine, on the built wheel in an environment without torch
+	$(call say,tests of engine on the wheel without torch)
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && here=$$(pwd) && mkdir "$$copy/tests" && \
 	cp -R tests/engine tests/fixtures tests/conftest.py "$$copy/tests/" && cp pyproject.toml "$$copy/" && cd "$$copy" && \
 	"$$here/$(WHEEL)/bin/python" -c 'import sys, engine; from importlib.util import find_spec as find; \
 	there = [name for name in ("torch", "onnx") if find(name)]; \
 	sys.exit(f"{there} found in an environment that must not have them") if there else None; \
 	sys.exit(f"engine was imported from {engine.__file__}, not from the wheel") if not engine.__file__.startswith(sys.prefix) else None' && \
-	"$$here/$(WHEEL)/bin/pytest" -q tests/engine
+	$(ONE_THREAD) "$$here/$(WHEEL)/bin/pytest" $(PYTEST_OPTIONS) tests/engine
 
 docs: $(DEV)/.ready  ## Build the documentation into site/
 	$(call say,documentation)
@@ -96,6 +102,9 @@ $(DEV)/.ready: pyproject.toml Makefile
 	@$(DEV)/bin/pip install -qq --editable '.[cpu,live,train,export,plans,dev]'
 	@touch $@
 
+# What the tests of engine need beside it; none of these brings torch.
+TEST_TOOLS := pytest pytest-xdist hypothesis scikit-image cvxpy playwright
+
 dist/.ready: pyproject.toml README.md LICENSE $(SOURCES) $(DEV)/.ready
 	$(call say,building the wheel)
 	@rm -rf dist && mkdir dist
@@ -106,5 +115,5 @@ $(WHEEL)/.ready: dist/.ready
 	$(call say,installing the wheel into $(WHEEL))
 	@rm -rf $(WHEEL)
 	$(call venv,$(WHEEL))
-	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu,live]" pytest hypothesis scikit-image cvxpy
+	@wheel=$$(ls dist/*.whl) && $(WHEEL)/bin/pip install -qq "$$wheel[cpu,live,plans]" $(TEST_TOOLS)
 	@touch $@
