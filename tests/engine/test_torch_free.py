@@ -96,7 +96,7 @@ def test_calibrate_and_reconstruct_without_torch(scan, tmp_path: Path) -> None:
     write_mdf(calibration, scan.calibration())
     spectra = scan.frames(np.eye(20)[:2], np.random.default_rng(1))
     write_mdf(measurement, scan.measurement(spectra))
-    bundle = Path(__file__).parent / "fixtures" / "bundle"
+    bundle = Path(__file__).parents[1] / "fixtures" / "bundle"
     for arguments in (
         ["calibrate", calibration, operators],
         ["recon", measurement, image, "--operators", operators, "--model", bundle],
