@@ -23,8 +23,10 @@ METHODS = ("admm-hybrid", "pp-mpi", "deq")
 ROUNDING = 1e-9
 """dB; two means of the same numbers in double precision."""
 
-SINGLE = 1e-5
-"""Relative difference of images computed from scaled data in single precision."""
+ONE_ITERATION = 1e-3
+"""Of the peak: rounding of scaled data may end a solve that stops at its tolerance one iteration sooner (9e-5
+seen with another order of sums, 1e-7 where the number of iterations is the same). An image that depended on
+the scale of its data would be off by percents."""
 
 Rows = list[dict[str, Any]]
 
@@ -68,7 +70,7 @@ def test_the_report_is_complete(output: Path) -> None:
     check_losses(rows)
     check_mismatch(rows)
     scaled = [row["largest_difference"] for row in rows if row["group"] == CONCENTRATION]
-    assert 0 <= max(scaled) < SINGLE
+    assert 0 <= max(scaled) < ONE_ITERATION
     for row in rows:
         assert not {"image", "psnr"} & row.keys()
         if row["group"] == PHANTOMS and row["phantom"] == EMPTY:

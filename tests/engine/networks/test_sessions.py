@@ -51,8 +51,10 @@ N_FRAMES = 5
 
 NOISE = np.geomspace(0.01, 0.5, N_FRAMES, dtype=np.float32).reshape(-1, 1, 1, 1)
 
-BATCH_TOLERANCE = 1e-6
-"""Relative to the largest value: the runtime may add up the products of a batch in another order."""
+BATCH_TOLERANCE = 1e-5
+"""Relative to the largest value: the runtime adds up the products of a batch in another order, on each
+processor in one of its own, in every layer (1e-6 seen). An image that saw its neighbour would be off by a
+tenth."""
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> None:

@@ -18,6 +18,10 @@ BUNDLE = Path(__file__).parents[3] / "fixtures" / "image-bundles" / "pp-mpi"
 FIXED_POINT_TOLERANCE = 5e-5
 """Relative, of the image: a residual of 1e-6 over one less the rate of the slowest frame (1.2e-5 seen)."""
 
+ROUNDING = 1e-4
+"""Relative to the peak: float32 sums in another order, 1e-7 each, over the iterations (6e-5 seen with sums
+whose errors were four times as large)."""
+
 
 def scales(value, iterations=150):
     return MethodWeights({"scale": SnrCurve.constant(value)}, iterations)
@@ -80,7 +84,7 @@ def test_every_frame_has_the_scale_of_its_snr(problem) -> None:
         (alone,) = PlugAndPlay(
             problem.operators, lambda v, _noise, s=scale: s * np.tanh(v / s), scales(1.0, 20)
         ).solve([measurement])
-        np.testing.assert_allclose(solution.value, alone.value, atol=2e-5)
+        np.testing.assert_allclose(solution.value, alone.value, atol=ROUNDING * alone.value.max())
 
 
 def test_a_network_of_a_bundle_serves(problem) -> None:
@@ -90,7 +94,7 @@ def test_a_network_of_a_bundle_serves(problem) -> None:
     clipping = PlugAndPlay(problem.operators, lambda v, _noise: np.maximum(v, 0), scales(1.0))
     clip = clipping.solve(problem.measurements)
     for solution, expected, measurement in zip(found, clip, problem.measurements, strict=True):
-        np.testing.assert_allclose(solution.value, expected.value, atol=2e-5)
+        np.testing.assert_allclose(solution.value, expected.value, atol=ROUNDING * expected.value.max())
         assert np.linalg.norm(solution.value - np.maximum(measurement.start, 0)) > 1e-3
 
 

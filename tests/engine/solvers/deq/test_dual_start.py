@@ -16,7 +16,12 @@ SIZE = 20.0
 """A start that moves the first images by some 1e-4 of their peak."""
 
 SINGLE = 2e-5
-"""Relative: float32 products over some hundred rows, over a few iterations."""
+"""Relative: float32 products over some hundred rows."""
+
+STARTED = {1: 5e-5, 4: 4e-4}
+"""Relative to the peak, by evaluations: float32 sums over the rows in another order, which the first steps of
+the iteration amplify (1e-5 after one, 3.3e-5 after four seen). The start itself moves the image by 5e-4 and
+by a tenth."""
 
 CONVERGED = 5e-3
 """Relative to the peak: two solves to a tolerance of 1e-5 of the state, times its condition: 1.2e-3 seen."""
@@ -49,15 +54,16 @@ def test_without_a_noise_level_there_is_no_dual(problem) -> None:
         replace(problem.measurements[0], epsilon=None).data_dual(SIZE)
 
 
-@pytest.mark.parametrize("iterations", [1, 4])
+@pytest.mark.parametrize("iterations", STARTED)
 def test_the_compressed_iteration_starts_where_the_full_one_does(problem, iterations) -> None:
     config = FixedPointConfig(memory=0, tolerance=0.0, max_iterations=iterations)
     full = Equilibrium(problem.operators, shrink, ball, config, SIZE).solve(problem.measurements)
     compressed = BallEquilibrium(problem.operators, shrink, config, SIZE).solve(problem.measurements)
     zero = Equilibrium(problem.operators, shrink, ball, config).solve(problem.measurements)
     for a, b, c in zip(full, compressed, zero, strict=True):
-        np.testing.assert_allclose(a.value, b.value, atol=SINGLE * a.value.max())
-        assert np.abs(a.value - c.value).max() > 10 * SINGLE * a.value.max()
+        tolerance = STARTED[iterations] * a.value.max()
+        np.testing.assert_allclose(a.value, b.value, rtol=0, atol=tolerance)
+        assert np.abs(a.value - c.value).max() > 5 * tolerance
 
 
 def test_the_fixed_point_does_not_depend_on_the_start(problem) -> None:

@@ -23,8 +23,10 @@ PATH_TOLERANCE = 1e-4
 """Relative to the image's largest value: single precision, other orders of sums, and A x carried along
 instead of computed again, over a dozen evaluations; about 1e-6 is usual."""
 
-FIXED_POINT_TOLERANCE = 5e-3
-"""As above, between two ways to one fixed point: residuals of 1e-6 over 1 minus the largest rate."""
+FIXED_POINT_TOLERANCE = 3e-2
+"""As above, between two ways to one fixed point: residuals of 1e-6, and rounding as large, over 1 minus the
+largest rate (1.2e-2 seen with sums whose errors were four times as large). Other starts are off by as much as
+the image."""
 
 NEAR = 1e-2
 """Relative: how near to the tolerance a residual is that rounding may put on either side of it."""

@@ -26,8 +26,9 @@ and as much between two solves of `Equilibrium` whose data differ by 1e-7."""
 STEADY_TOLERANCE = 1e-4
 """Relative to the peak, where the iteration does not amplify rounding: plain steps, a few evaluations."""
 
-RESIDUAL_TOLERANCE = 1e-3
-"""Relative: over-relaxed steps multiply rounding, 1.5e-4 seen."""
+RESIDUAL_TOLERANCE = 5e-3
+"""Relative: over-relaxed steps multiply rounding, 1.5e-4 seen, 2.5e-3 with sums whose errors were four times
+as large. A step that was not rejected changes a residual by a factor."""
 
 ITERATION_TOLERANCE = 1
 """Rounding can move a residual across the tolerance by one evaluation."""
