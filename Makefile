@@ -46,10 +46,11 @@ lint: $(DEV)/.ready  ## Style, types and import directions
 	$(call say,import contracts)
 	@$(DEV)/bin/lint-imports --no-logo
 
-# Tests run on all cores, each process of them on one: two that want both only wait for each other. Tests that start
-# a service carry the mark xdist_group("service"), so that no two services run at a time.
+# Tests run on all cores, each process of them on one: two that want both only wait for each other. Work is handed out
+# in long runs of neighbours, which share the fixtures of their file. No test depends on a time, so none needs a core of
+# its own.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-PYTEST_OPTIONS := -q -n auto --maxprocesses 8 --dist loadgroup
+PYTEST_OPTIONS := -q -n auto --maxprocesses 8 --dist worksteal
 
 # tests/engine/test_torch_free.py is among these too: that engine does not import torch says most where torch is there.
 test-others: $(DEV)/.ready  ## The tests of everything but engine

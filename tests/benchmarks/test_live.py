@@ -10,8 +10,6 @@ import pytest
 from benchmarks import live
 from benchmarks.live import Case, resident_mb
 
-pytestmark = pytest.mark.xdist_group("service")
-
 CASES = (
     Case("strict", {"method": "least-squares"}, {"policy": "every-frame"}),
     Case("overload", {"method": "cg-tikhonov"}, {"policy": "latest", "deadline_ms": False}, 400.0),

@@ -9,8 +9,6 @@ import pytest
 from benchmarks import transport
 from benchmarks.__main__ import NAMES
 
-pytestmark = pytest.mark.xdist_group("service")
-
 
 def test_it_is_one_of_the_benchmarks() -> None:
     assert "transport" in NAMES

@@ -13,8 +13,6 @@ import pytest
 
 from engine.mpi.mdf import read_mdf
 
-pytestmark = pytest.mark.xdist_group("service")
-
 PAGE = Path(__file__).parents[2] / "docs" / "live-tutorial.md"
 
 LIMIT_S = 240.0

@@ -20,8 +20,6 @@ from engine.mpi.simulation.scan import simulate_calibration, simulate_moving_mea
 from engine.mpi.simulation.scanner import FflScanner
 from engine.operators.operators_file import save_operators
 
-pytestmark = pytest.mark.xdist_group("service")
-
 CONFIG = """
 [reconstruction]
 operators = "operators.h5"

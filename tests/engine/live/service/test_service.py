@@ -23,8 +23,6 @@ from engine.live.wire.messages import (
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.operators.operators_file import save_operators
 
-pytestmark = pytest.mark.xdist_group("service")
-
 WAIT_S = 30.0
 """Longest wait for something that is sure to happen."""
 

@@ -12,8 +12,6 @@ from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_status, 
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.operators.operators_file import save_operators
 
-pytestmark = pytest.mark.xdist_group("service")
-
 CONFIG = """
 [reconstruction]
 operators = "operators.h5"
