@@ -1,6 +1,7 @@
 """`engine recon --follow`: images of a measurement while it is being written."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ import h5py
 from engine.errors import InputError, NonFiniteError
 from engine.live.recording.contents import REPORT, image_content, image_row
 from engine.live.recording.finish import recover_recording
-from engine.live.recording.follow import FollowedMeasurement, single_frame
+from engine.live.recording.follow import FollowedMeasurement
 from engine.live.recording.growing_file import GrowingFile
-from engine.measurement.background import RunningMean
-from engine.measurement.file_rows import NOTE_NO_BACKGROUND, measurement_rows
-from engine.measurement.raw_frame import RawFrame
-from engine.mpi.mdf import MdfFile
+from engine.measurement.background import RunningBackground
+from engine.measurement.file_rows import NOTE_NO_BACKGROUND
+from engine.measurement.frame_rows import FrameRows, whiten
+from engine.mpi.mdf.spectra import measurement_of
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 CAPACITY = 1_000_000
@@ -91,28 +92,29 @@ def write_reports(out: Path, head: dict[str, Any], target: TextIO) -> None:
 def _images(
     followed: FollowedMeasurement, reconstructor: Reconstructor, sigma: float | None, counts: FollowedCounts
 ) -> Iterator[tuple[int, Reconstruction]]:
-    background = RunningMean()
+    operators, header = reconstructor.operators, followed.header
+    rows = FrameRows(operators, header.acquisition.receiver.data_conversion_factor)
+    is_corrected = measurement_of(header).is_background_corrected
+    background = RunningBackground(math.inf)  # as in the finished file, whose frames all count the same
     index = 0
     for frame in followed.frames():
+        spectra = rows.spectra(frame)
         if frame.is_background:
-            background.add(frame.data)
+            if not is_corrected:
+                background.update(frame, spectra)
             continue
-        if index == 0 and not background.n_values:
+        if index == 0 and not (is_corrected or background.n_frames):
             click.echo(f"Note: {NOTE_NO_BACKGROUND}", err=True)
+        if background.fits(frame):
+            spectra = spectra - background.mean
         try:
-            yield (
-                index,
-                reconstructor.reconstruct(_rows(followed.header, frame, background, reconstructor), sigma),
-            )
+            rows.require_frame(frame)
+            whitened = whiten(rows.rows(frame, spectra), operators)
+            yield index, reconstructor.reconstruct(whitened, sigma)
         except (InputError, NonFiniteError) as error:
             counts.failed += 1
             click.echo(f"Warning: frame {index}: {error}", err=True)
         index += 1
-
-
-def _rows(header: MdfFile, frame: RawFrame, background: RunningMean, reconstructor: Reconstructor) -> Any:
-    file = single_frame(header, frame.data, background.value)
-    return measurement_rows(file, reconstructor.operators).rows[0]
 
 
 def _row(index: int, found: Reconstruction, *, has_bounds: bool) -> dict[str, Any]:

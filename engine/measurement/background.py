@@ -1,6 +1,4 @@
-"""Means of empty frames: the running one with its noise and drift, and the one over all frames so far."""
-
-from typing import Any
+"""The running mean of background frames, their noise and their drift."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +17,11 @@ class RunningBackground:
 
     Parameters
     ----------
-    window : int
-        Empty frames that the mean remembers.
+    window : float
+        Background frames that the mean remembers; infinity for all of them.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: float) -> None:
         self._window = window
         self.forget()
 
@@ -91,23 +89,3 @@ def layout_of(frame: RawFrame) -> tuple[object, ...]:
     """Return what two frames must share to be averaged or subtracted from each other."""
     bins = None if frame.bins is None else frame.bins.tobytes()
     return frame.data.shape, np.iscomplexobj(frame.data), bins
-
-
-class RunningMean:
-    """Mean in double precision of arrays of one shape, each counting the same."""
-
-    def __init__(self) -> None:
-        self.n_values = 0
-        self._sum: NDArray[Any] | None = None
-
-    def add(self, values: NDArray[np.number]) -> None:
-        """Take another array into the mean."""
-        is_complex = values.dtype.kind == "c"
-        wide = values.astype(np.complex128 if is_complex else np.float64)
-        self._sum = wide if self._sum is None else self._sum + wide
-        self.n_values += 1
-
-    @property
-    def value(self) -> NDArray[Any] | None:
-        """The mean; None before the first array."""
-        return None if self._sum is None else self._sum / self.n_values

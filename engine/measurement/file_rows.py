@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import MdfError, PairingError
-from engine.measurement.frame_rows import _require_bins, _row_bins, row_places
+from engine.errors import PairingError
+from engine.measurement.frame_rows import bins_in_use, row_places, whiten
 from engine.mpi.mdf import MdfFile, Measurement
-from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, spectra
-from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, stack_real, subtract_background
+from engine.mpi.mdf.spectra import acquisition_slots, background_mask, bins, measurement_of, spectra
+from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, noise_std, subtract_background
 from engine.mpi.row_layout import Acquisition
 from engine.operators.operators import Operators
 
@@ -73,20 +73,18 @@ def measurement_rows(file: MdfFile, operators: Operators) -> MeasurementRows:
         If sampling, periods, channels, unit or transfer-function state differ from the calibration's, or
         a bin in use is missing.
     """
-    measurement = file.measurement
-    if measurement is None:
-        raise MdfError("the file holds no measurement; expected /measurement, use the file of a scan")
-    _require_same_acquisition(file, measurement, operators.acquisition)
-    used = np.unique(_row_bins(operators))
-    _require_bins(used, bins(file), operators.acquisition)
-    frames = _take_rows(spectra(file, used), used, operators)
+    measurement = measurement_of(file)
+    require_same_acquisition(file, operators.acquisition)
+    used = bins_in_use(operators, bins(file))
+    frames = spectra(file, used)[:, *row_places(operators, used)]
     mask = background_mask(file)
     if measurement.is_background_corrected or not mask.any():
         foreground = frames[~mask]
     else:
         foreground = subtract_background(frames, mask)
+    in_order = foreground[np.argsort(acquisition_slots(file)[~mask])]
     return MeasurementRows(
-        rows=_whiten(foreground[np.argsort(acquisition_slots(file)[~mask])], operators),
+        rows=whiten(in_order, operators).astype(np.float32),
         background_sigma=_background_sigma(frames[mask], operators),
         notes=_notes(measurement, mask),
     )
@@ -124,11 +122,13 @@ def whiten_rows(spectra: NDArray[np.complexfloating], operators: Operators) -> N
             f"spectra have shape {spectra.shape}; expected (frames, {expected[0]} periods, {expected[1]} "
             f"channels, {n_full} or {len(acquisition.bins)} bins) as in the calibration"
         )
-    return _whiten(_take_rows(spectra, layouts[spectra.shape[3]], operators), operators)
+    rows = spectra[:, *row_places(operators, layouts[spectra.shape[3]])]
+    return whiten(rows, operators).astype(np.float32)
 
 
-def _require_same_acquisition(file: MdfFile, measurement: Measurement, calibration: Acquisition) -> None:
-    receiver = file.acquisition.receiver
+def require_same_acquisition(file: MdfFile, calibration: Acquisition) -> None:
+    """Raise PairingError, which names both values, unless a file was received as the calibration was."""
+    receiver, measurement = file.acquisition.receiver, measurement_of(file)
     if not math.isclose(receiver.bandwidth, calibration.bandwidth, rel_tol=BANDWIDTH_TOLERANCE):
         raise _mismatch("bandwidth in Hz", receiver.bandwidth, calibration.bandwidth)
     pairs = {
@@ -151,17 +151,6 @@ def _mismatch(what: str, own: object, expected: object) -> PairingError:
         f"{what}: {own} in the measurement, {expected} in the calibration; use a measurement and operators "
         "of one scanner setting"
     )
-
-
-def _take_rows(
-    spectra: NDArray[np.complexfloating], sorted_bins: NDArray[np.int64], operators: Operators
-) -> NDArray[np.complexfloating]:
-    """Pick the complex rows (F, M) out of spectra (F, J, C, K) whose last axis has these increasing bins."""
-    return spectra[:, *row_places(operators, sorted_bins)]
-
-
-def _whiten(rows: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.float32]:
-    return stack_real(rows / operators.noise_std).astype(np.float32)
 
 
 def _background_sigma(background: NDArray[np.complexfloating], operators: Operators) -> float | None:

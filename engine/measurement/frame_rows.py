@@ -1,63 +1,41 @@
 """From raw frames to the complex rows of the operators, with nothing subtracted yet."""
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from engine.errors import InputError, PairingError
 from engine.measurement.raw_frame import RawFrame
-from engine.mpi.row_layout import Acquisition
+from engine.mpi.preprocess import converted_spectra, spectra_of_signals, stack_real
 from engine.operators.operators import Operators
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def spectra_of(frame: RawFrame, conversion: NDArray[np.float64] | None = None) -> NDArray[np.complex128]:
-    """Return a frame as spectra in the unit of the receiver.
+class FrameRows:
+    """Rows of some operators, taken out of raw frames and whitened.
 
     Parameters
     ----------
-    frame : RawFrame
-        Time signals are transformed with the unnormalised forward FFT in double precision.
+    operators : Operators
+        Operators that the frames belong to.
     conversion : ndarray of float64, shape (C, 2), optional
-        (a, b) of each channel: signal = a * raw + b, as MDF's dataConversionFactor. In spectra b reaches only
-        bin 0, and goes with the background: it is left out there.
-
-    Returns
-    -------
-    ndarray of complex128, shape (J, C, K)
+        (a, b) of each receive channel: signal = a * raw + b, as MDF's dataConversionFactor.
 
     Raises
     ------
     PairingError
         If the conversion is one of another number of channels.
     """
-    data = frame.data
-    if conversion is not None and len(conversion) != data.shape[1]:
-        raise PairingError(
-            f"the frame has {data.shape[1]} receive channels; expected {len(conversion)} as the "
-            "conversion has; correct it"
-        )
-    if np.iscomplexobj(data):
-        values = data.astype(np.complex128)
-        return values if conversion is None else conversion[:, :1] * values
-    signals = data.astype(np.float64)
-    if conversion is not None:
-        signals = conversion[:, :1] * signals + conversion[:, 1:]
-    return np.asarray(scipy.fft.rfft(signals, axis=-1, overwrite_x=True), np.complex128)
 
-
-class FrameRows:
-    """Take the rows of some operators out of spectra.
-
-    Parameters
-    ----------
-    operators : Operators
-        Whose rows.
-    """
-
-    def __init__(self, operators: Operators) -> None:
+    def __init__(self, operators: Operators, conversion: NDArray[np.float64] | None = None) -> None:
+        n_channels = operators.acquisition.n_channels
+        if conversion is not None and len(conversion) != n_channels:
+            raise PairingError(
+                f"the conversion has {len(conversion)} receive channels; expected {n_channels} as in the "
+                "calibration; correct it"
+            )
         self._operators = operators
+        self._conversion = conversion
         self._places: dict[bytes, Places] = {}
 
     def require_frame(self, frame: RawFrame) -> None:
@@ -91,8 +69,16 @@ class FrameRows:
                 f"receive channels {bad.tolist()} hold NaN or infinity; expected finite values; check them"
             )
 
+    def spectra(self, frame: RawFrame) -> NDArray[np.complex128]:
+        """Return a frame as spectra (J, C, K) in the unit of the receiver; time signals get the full axis."""
+        if not np.iscomplexobj(frame.data):
+            return spectra_of_signals(frame.data, self._conversion)
+        n_samples = self._operators.acquisition.n_samples
+        found = converted_spectra(frame.data, self._conversion, n_samples, self._bins_of(frame))
+        return found.astype(np.complex128, copy=False)
+
     def rows(self, frame: RawFrame, spectra: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        """Return the rows (M,) of spectra (J, C, K) that `spectra_of` made of a frame of this layout."""
+        """Return the rows (M,) of the spectra (J, C, K) of a frame of this layout."""
         return spectra[self._places_of(self._bins_of(frame))]
 
     def _bins_of(self, frame: RawFrame) -> NDArray[np.int64]:
@@ -153,19 +139,36 @@ def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64
     return np.flatnonzero(reached.any(axis=(0, 2)))
 
 
-def _row_bins(operators: Operators) -> NDArray[np.int64]:
-    """Bin of each row on the full frequency axis, shape (M,)."""
-    return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
+def bins_in_use(operators: Operators, stored_bins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the bins that the rows of some operators need, increasing; shape (K',).
 
+    Parameters
+    ----------
+    operators : Operators
+        Operators whose rows are wanted.
+    stored_bins : ndarray of int64, shape (K,)
+        Bins that are there, 0-based on the full axis.
 
-def _require_bins(used: NDArray[np.int64], stored: NDArray[np.int64], calibration: Acquisition) -> None:
-    missing = np.setdiff1d(used, stored)
+    Raises
+    ------
+    PairingError
+        If one is missing.
+    """
+    used = np.unique(_row_bins(operators))
+    missing = np.setdiff1d(used, stored_bins)
     if len(missing):
-        spacing = 2 * calibration.bandwidth / calibration.n_samples
+        acquisition = operators.acquisition
+        spacing = 2 * acquisition.bandwidth / acquisition.n_samples
         raise PairingError(
             f"{len(missing)} of the {len(used)} frequency bins in use are missing from the measurement, the "
             f"first at {missing[0] * spacing:.6g} Hz; store them or calibrate with a narrower band"
         )
+    return used
+
+
+def _row_bins(operators: Operators) -> NDArray[np.int64]:
+    """Bin of each row on the full frequency axis, shape (M,)."""
+    return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
 
 
 def row_places(
@@ -176,9 +179,9 @@ def row_places(
     Parameters
     ----------
     operators : Operators
-        Whose rows.
+        Operators whose rows are wanted.
     stored_bins : ndarray of int64, shape (K,)
-        Bins of the last axis, 0-based on the full axis, increasing; all bins in use among them.
+        Bins of the last axis, 0-based on the full axis; all bins in use among them.
 
     Returns
     -------
@@ -189,8 +192,14 @@ def row_places(
     PairingError
         If a bin in use is missing.
     """
+    bins_in_use(operators, stored_bins)
     used = _row_bins(operators)
-    _require_bins(np.unique(used), stored_bins, operators.acquisition)
     channels = operators.acquisition.channels
     period, channel = np.divmod(operators.layout.index // operators.layout.shape[1], len(channels))
-    return period, channels[channel], np.searchsorted(stored_bins, used)
+    order = np.argsort(stored_bins)
+    return period, channels[channel], order[np.searchsorted(stored_bins, used, sorter=order)]
+
+
+def whiten(rows: NDArray[np.complexfloating], operators: Operators) -> NDArray[np.floating]:
+    """Divide complex rows (..., M) by the noise of the calibration and stack them as real ones (..., R)."""
+    return stack_real(rows / operators.noise_std)

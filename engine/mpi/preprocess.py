@@ -1,4 +1,4 @@
-"""From raw spectra to the rows of the linear system: background, noise, bands, SNR and real stacking.
+"""From what a receiver gives to rows of the linear system: spectra, background, noise, bands, SNR.
 
 Spectra have the axes (frames, J periods, C receive channels, K frequency bins).
 """
@@ -6,6 +6,7 @@ Spectra have the axes (frames, J periods, C receive channels, K frequency bins).
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from engine.errors import SelectionError
@@ -15,6 +16,60 @@ MIN_BACKGROUND_FRAMES = 2
 
 FREQUENCY_ROUNDING = 1e-9
 """Relative slack of band limits, so that a bin exactly on a limit is inside whatever its rounding."""
+
+
+def spectra_of_signals(
+    signals: NDArray[Any], conversion: NDArray[np.float64] | None = None
+) -> NDArray[np.complex128]:
+    """Return the spectra of time signals: the unnormalised forward FFT in double precision.
+
+    Parameters
+    ----------
+    signals : ndarray of a real type, shape (..., C, V)
+        Samples as stored.
+    conversion : ndarray of float64, shape (C, 2), optional
+        (a, b) of each receive channel: signal = a * stored + b (MDF's dataConversionFactor).
+
+    Returns
+    -------
+    ndarray of complex128, shape (..., C, V // 2 + 1)
+    """
+    values = signals.astype(np.float64)
+    if conversion is not None:
+        values = conversion[:, :1] * values + conversion[:, 1:]
+    return np.asarray(scipy.fft.rfft(values, axis=-1, overwrite_x=True), np.complex128)
+
+
+def converted_spectra(
+    spectra: NDArray[Any],
+    conversion: NDArray[np.float64] | None,
+    n_samples: int,
+    bins: NDArray[np.int64],
+) -> NDArray[np.complexfloating[Any, Any]]:
+    """Return spectra in the unit of the receiver, as if their time signals had been converted.
+
+    Parameters
+    ----------
+    spectra : ndarray of complex, shape (..., C, K)
+        Spectra as stored.
+    conversion : ndarray of float64, shape (C, 2) or None
+        As for `spectra_of_signals`. The offset b of a signal is V b at the zero frequency and nothing
+        elsewhere.
+    n_samples : int
+        Samples V of a period.
+    bins : ndarray of int64, shape (K,)
+        Bins of the last axis, 0-based on the full axis.
+
+    Returns
+    -------
+    ndarray of complex, shape (..., C, K)
+        `spectra` itself without a conversion, else complex128.
+    """
+    if conversion is None:
+        return spectra
+    converted = np.asarray(conversion[:, :1] * spectra, np.complex128)
+    converted[..., bins == 0] += n_samples * conversion[:, 1:]
+    return converted
 
 
 def noise_std(background: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.float64]:

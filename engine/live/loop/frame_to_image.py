@@ -11,9 +11,9 @@ from engine.fixed_point.solution import Result
 from engine.live.loop.live_image import BackgroundState, Flag
 from engine.live.loop.loop_config import LoopConfig
 from engine.measurement.background import RunningBackground
-from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra_of
+from engine.measurement.frame_rows import FrameRows, saturated_channels, whiten
 from engine.measurement.raw_frame import RawFrame
-from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES, stack_real
+from engine.mpi.preprocess import MIN_BACKGROUND_FRAMES
 from engine.operators.operators import Operators
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
@@ -42,9 +42,9 @@ class FrameToImage:
     def __init__(self, reconstructor: Reconstructor, config: LoopConfig) -> None:
         self.reconstructor = reconstructor
         self._config = config
-        self._rows = FrameRows(reconstructor.operators)
+        conversion = None if config.conversion is None else np.array(config.conversion, np.float64)
+        self._rows = FrameRows(reconstructor.operators, conversion)
         self._noise = reconstructor.operators.noise_std
-        self._conversion = None if config.conversion is None else np.array(config.conversion, np.float64)
 
     @property
     def operators(self) -> Operators:
@@ -57,7 +57,7 @@ class FrameToImage:
 
     def spectra(self, frame: RawFrame) -> NDArray[np.complex128]:
         """Return the spectra (J, C, K) of a frame in the unit of the receiver."""
-        return spectra_of(frame, self._conversion)
+        return self._rows.spectra(frame)
 
     def make(self, frames: Sequence[RawFrame], background: RunningBackground, deadline: float | None) -> Made:
         """Reconstruct the mean of some frames.
@@ -85,7 +85,7 @@ class FrameToImage:
             sigma = self._background_sigma(background, frame)
         else:
             flags.append(Flag.NO_BACKGROUND)
-        whitened = stack_real(rows / self._noise)
+        whitened = whiten(rows, self.operators)
         found = self.reconstructor.reconstruct(
             whitened, deadline=deadline if self.reconstructor.is_anytime else None
         )

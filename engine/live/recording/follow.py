@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from engine.errors import MdfError
 from engine.live.recording.contents import ACQUIRED, BACKGROUND, FRAMES, NO_TIME, SEQUENCE, STREAM
-from engine.measurement.file_rows import measurement_rows
+from engine.measurement.file_rows import require_same_acquisition
+from engine.measurement.frame_rows import bins_in_use
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import MdfFile, read_mdf
 from engine.mpi.mdf.model import Measurement
@@ -81,7 +81,8 @@ class FollowedMeasurement:
         self._path, self._idle_s = Path(path), idle_s
         self._finished: MdfFile | None = None
         self.header = self._await_header()
-        measurement_rows(self.header, operators)  # raises if they do not belong together
+        require_same_acquisition(self.header, operators.acquisition)
+        bins_in_use(operators, bins(self.header))
 
     def frames(self) -> Iterator[RawFrame]:
         """Yield all frames, waiting for those to come."""
@@ -144,31 +145,6 @@ class FollowedMeasurement:
         )
 
 
-def single_frame(header: MdfFile, data: NDArray[Any], background: NDArray[Any] | None = None) -> MdfFile:
-    """Return a measurement of one frame, after a background frame if there is one to be subtracted.
-
-    Parameters
-    ----------
-    header : MdfFile
-        Metadata, as of a `FollowedMeasurement`.
-    data, background : ndarray, shape (J, C, V) or (J, C, K)
-        Values as the file stores them.
-
-    Returns
-    -------
-    MdfFile
-        What `engine.measurement.file_rows.measurement_rows` takes.
-    """
-    frames = [data] if background is None else [background, data]
-    measurement = replace(
-        measurement_of(header),
-        data=np.stack(frames),
-        is_background_frame=np.arange(len(frames)) < len(frames) - 1,
-    )
-    acquisition = replace(header.acquisition, num_frames=len(frames))
-    return replace(header, acquisition=acquisition, measurement=measurement)
-
-
 def _open_growing(path: Path) -> tuple[h5py.File, bool]:
     """Open a file that may be being written; `OSError` if it cannot be read at this moment."""
     try:
@@ -216,7 +192,9 @@ def _is_text(dataset: h5py.Dataset) -> bool:
 
 
 def _first_frame(file: MdfFile) -> MdfFile:
-    return single_frame(replace(file, measurement=_in_order(file)), _in_order(file).data[0])
+    ordered = _in_order(file)
+    first = replace(ordered, data=ordered.data[:1], is_background_frame=np.zeros(1, np.bool_))
+    return replace(file, acquisition=replace(file.acquisition, num_frames=1), measurement=first)
 
 
 def _in_order(file: MdfFile) -> Measurement:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.errors import MdfError
 from engine.mpi.mdf.model import MdfFile, Measurement
 from engine.mpi.mdf.values import combined
+from engine.mpi.preprocess import converted_spectra, spectra_of_signals
 
 
 def measurement_of(file: MdfFile) -> Measurement:
@@ -69,7 +70,7 @@ def spectra(file: MdfFile, keep_bins: NDArray[np.int64] | None = None) -> NDArra
     """Return all frames as spectra in the unit of the receiver.
 
     The conversion factor is applied when the file has one. Time signals are transformed with the unnormalised
-    `numpy.fft.rfft` in double precision.
+    FFT in double precision.
 
     Parameters
     ----------
@@ -98,7 +99,10 @@ def spectra(file: MdfFile, keep_bins: NDArray[np.int64] | None = None) -> NDArra
     stored = bins(file)
     if columns is not None:
         frames, stored = frames[..., columns], stored[columns]
-    return _converted(combined(frames), file, stored)
+    receiver = file.acquisition.receiver
+    return converted_spectra(
+        combined(frames), receiver.data_conversion_factor, receiver.num_sampling_points, stored
+    )
 
 
 def _transformed(
@@ -106,15 +110,11 @@ def _transformed(
 ) -> NDArray[np.complex128]:
     """Convert and transform time signals (N, J, C, V), keeping some columns of the full frequency axis."""
     receiver = file.acquisition.receiver
-    factors = receiver.data_conversion_factor
     n_kept = receiver.num_sampling_points // 2 + 1 if columns is None else len(columns)
     values = np.empty((*signals.shape[:-1], n_kept), np.complex128)
     # Frame by frame: the full axis of a long measurement is much larger than the bins kept.
     for index, frame in enumerate(signals):
-        signal = frame.astype(np.float64)
-        if factors is not None:
-            signal = factors[:, :1] * signal + factors[:, 1:]
-        spectrum = np.fft.rfft(signal, axis=-1)
+        spectrum = spectra_of_signals(frame, receiver.data_conversion_factor)
         values[index] = spectrum if columns is None else spectrum[..., columns]
     return values
 
@@ -131,19 +131,6 @@ def _columns(file: MdfFile, keep_bins: NDArray[np.int64]) -> NDArray[np.int64]:
         )
     order = np.argsort(stored)
     return order[np.searchsorted(stored, wanted, sorter=order)]
-
-
-def _converted(
-    values: NDArray[np.complexfloating], file: MdfFile, stored: NDArray[np.int64]
-) -> NDArray[np.complexfloating]:
-    """Apply the conversion a * signal + b to spectra of `stored` bins: b only reaches the zero frequency."""
-    receiver = file.acquisition.receiver
-    if receiver.data_conversion_factor is None:
-        return values
-    gain, offset = receiver.data_conversion_factor.T
-    converted: NDArray[np.complex128] = gain[:, np.newaxis] * values.astype(np.complex128)
-    converted[..., stored == 0] += receiver.num_sampling_points * offset[:, np.newaxis]
-    return converted
 
 
 def on_stored_bins(file: MdfFile, values: NDArray[Any]) -> NDArray[Any]:

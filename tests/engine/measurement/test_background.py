@@ -1,5 +1,7 @@
 """The running background against its definition and against known noise and drift."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,3 +69,10 @@ def test_a_frame_fits_only_its_own_layout():
     assert not background.fits(RawFrame(5, np.zeros((1, 1, 2), np.float32)))
     assert not background.fits(RawFrame(5, np.zeros((1, 1, 2), np.complex64), bins=np.array([3, 4])))
     assert not RunningBackground(4).fits(RawFrame(0, np.zeros((1, 1, 2), np.complex64)))
+
+
+def test_an_infinite_window_forgets_nothing() -> None:
+    values = np.random.default_rng(2).standard_normal((7, 3))
+    np.testing.assert_allclose(
+        updated(math.inf, values).mean[0, 0], values.mean(axis=0), rtol=0, atol=ROUNDING
+    )

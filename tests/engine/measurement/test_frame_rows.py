@@ -5,9 +5,8 @@ import pytest
 
 from engine.errors import InputError, PairingError
 from engine.measurement.file_rows import whiten_rows
-from engine.measurement.frame_rows import FrameRows, saturated_channels, spectra_of
+from engine.measurement.frame_rows import FrameRows, saturated_channels, whiten
 from engine.measurement.raw_frame import RawFrame
-from engine.mpi.preprocess import stack_real
 
 SINGLE = 1e-6
 """Relative to the largest row: `whiten_rows` returns single precision."""
@@ -19,9 +18,9 @@ def spectra(scan, image):
 
 
 def rows_of(frame, operators, conversion=None):
-    rows = FrameRows(operators)
+    rows = FrameRows(operators, conversion)
     rows.require_frame(frame)
-    return stack_real(rows.rows(frame, spectra_of(frame, conversion)) / operators.noise_std)
+    return whiten(rows.rows(frame, rows.spectra(frame)), operators)
 
 
 def assert_rows(found, spectra, operators):

@@ -5,12 +5,14 @@ from hypothesis import strategies as st
 
 from engine.errors import SelectionError
 from engine.mpi.preprocess import (
+    converted_spectra,
     drive_frequency,
     frequency_band,
     harmonic_bins,
     nearest_harmonic,
     noise_std,
     row_snr,
+    spectra_of_signals,
     subtract_background,
 )
 
@@ -133,3 +135,20 @@ def test_drive_frequency_is_base_over_divider():
 def test_several_drive_frequencies_have_no_harmonics():
     with pytest.raises(SelectionError, match=r"24509.8, 26041.7.*|26041.7, 25252.5.* minimum and maximum"):
         drive_frequency(2.5e6, np.array([[102], [96], [99]]))
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_spectra_are_the_sums_of_the_transform_of_converted_signals(n_samples, seed):
+    """Against the defining sum; conversion before the transform and after it are the same."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(-100, 100, (2, 3, n_samples))  # periods, channels, samples
+    conversion = rng.uniform(-2, 2, (3, 2))
+    signals = conversion[:, :1] * counts + conversion[:, 1:]
+    bins = np.arange(n_samples // 2 + 1)
+    waves = np.exp(-2j * np.pi * np.outer(np.arange(n_samples), bins) / n_samples)
+    largest = 1 + np.abs(signals).sum(axis=-1).max()
+    np.testing.assert_allclose(
+        spectra_of_signals(counts, conversion), signals @ waves, rtol=0, atol=ROUNDING * largest
+    )
+    after = converted_spectra(spectra_of_signals(counts), conversion, n_samples, bins)
+    np.testing.assert_allclose(after, signals @ waves, rtol=0, atol=ROUNDING * largest)

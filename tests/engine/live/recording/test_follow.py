@@ -21,7 +21,6 @@ from engine.live.recording.contents import frame_content, frame_row, load_templa
 from engine.live.recording.finish import recover_recording
 from engine.live.recording.follow import follow_frames
 from engine.live.recording.growing_file import GrowingFile
-from engine.measurement.background import RunningMean
 from engine.measurement.file_rows import NOTE_NO_BACKGROUND
 from engine.measurement.raw_frame import RawFrame
 from engine.mpi.mdf import read_mdf, write_mdf
@@ -180,15 +179,6 @@ def test_a_file_that_does_not_come(operators, tmp_path):
     (tmp_path / "text.mdf").write_text("no HDF5")
     with pytest.raises(MdfError, match=r"after 0\.1 s; expected an MDF measurement"):
         next(follow_frames(tmp_path / "text.mdf", operators, SHORT_S))
-
-
-def test_the_running_mean_is_that_of_all_values():
-    values = np.random.default_rng(2).standard_normal((7, 3, 2)).astype(np.float32)
-    mean = RunningMean()
-    assert mean.value is None
-    for value in values:
-        mean.add(value)
-    np.testing.assert_allclose(mean.value, values.astype(np.float64).mean(axis=0), rtol=1e-12)
 
 
 @pytest.fixture
