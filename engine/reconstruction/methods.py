@@ -246,7 +246,7 @@ def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _place(operators: Operators, settings: MethodSettings) -> tuple[str, Mapping[str, int]]:
-    """Return where the networks run, and the lengths of the axes that TensorRT has to know beforehand."""
+    """Return where the networks run, and the lengths of the axes that a TensorRT plan has to hold."""
     return settings.provider or "cpu", axis_lengths(operators)
 
 
