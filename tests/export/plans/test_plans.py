@@ -330,6 +330,16 @@ def test_a_timing_cache_is_read_and_replaced(tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"times.cache": b"two"}
 
 
+def test_without_a_file_the_times_are_kept_in_the_users_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    cache = TimingCache.of_user("11.4.0.106", "9.0")
+    assert cache.path == tmp_path / ".cache" / "deq-mpi" / "tensorrt" / "timing-11.4.0.106-9.0.cache"
+    cache.save(FakeConfig(b"measured"))
+    assert cache.path.read_bytes() == b"measured"
+
+
 def test_times_of_another_gpu_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="not a timing cache of this TensorRT and GPU"):
         TimingCache(tmp_path / "times.cache").attach(FakeConfig(accepts=False))
