@@ -118,7 +118,6 @@ def _recipe(bundle: Bundle, role: str, graph: bytes, config: PlanConfig, builder
         onnx_sha256=network.sha256,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         precision=config.precision,
-        version_compatible=config.version_compatible,
         optimization_level=config.optimization_level,
         workspace_bytes=config.workspace_bytes,
         inputs={
@@ -136,7 +135,7 @@ def _old_plan(path: Path, recipe: PlanRecipe) -> tuple[PlanMetadata | None, str]
     try:
         _, metadata = read_plan(path)
     except BundleError:
-        return None, "the one that is there is damaged"
+        return None, "the one that is there is damaged or of another schema"
     differences = metadata.recipe.differences(recipe)
     if differences:
         return None, f"the one that is there has another {', '.join(differences)}"

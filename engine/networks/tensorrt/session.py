@@ -30,7 +30,7 @@ class TensorRtSession:
     tensorrt : TensorRt
         The runtime's module.
     device : CudaDevice
-        Where it runs. Made before the runtime: without a driver TensorRT's lean runtime crashes the process.
+        Where it runs. Made before the runtime, so that a missing driver is said in our words.
 
     Raises
     ------

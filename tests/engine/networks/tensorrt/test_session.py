@@ -199,7 +199,6 @@ def recipe(folder, **changes):
         "onnx_sha256": network.sha256,
         "graph_sha256": network.sha256,
         "precision": "fp32",
-        "version_compatible": False,
         "optimization_level": 3,
         "workspace_bytes": 1 << 20,
         "inputs": {"v": PlanInput(IMAGE, *shapes)},
@@ -347,7 +346,7 @@ def test_a_machine_without_gpu(folder, tensorrt, cuda, devices, words) -> None:
     cuda.devices = devices
     write_plan(folder)
     fails(folder, ProviderError, rf"no CUDA device can be used here \({words}\)")
-    assert tensorrt.loaded == []  # TensorRT's lean runtime crashes the process without a driver
+    assert tensorrt.loaded == []
 
 
 def test_a_missing_runtime_says_what_to_install(folder, cuda, monkeypatch) -> None:
@@ -362,32 +361,27 @@ def test_missing_cuda_bindings_say_what_to_install(folder, tensorrt, monkeypatch
     fails(folder, ProviderError, r"cuda-bindings.*is not installed; pip install")
 
 
-@pytest.mark.parametrize(
-    ("flavour", "compatible", "module"),
-    [("tensorrt", True, "tensorrt_lean"), ("tensorrt-rtx", False, "tensorrt_rtx")],
-)
-def test_no_runtime_stands_in_for_another(folder, tensorrt, cuda, monkeypatch, flavour, compatible, module):
+def test_no_runtime_stands_in_for_another(folder, tensorrt, cuda, monkeypatch) -> None:
     """The module is the plan's own, also where another one is installed."""
-    write_plan(folder, flavour=flavour, version_compatible=compatible)
-    monkeypatch.setitem(sys.modules, module, None)
-    fails(folder, ProviderError, f"{module} is not installed")
-    monkeypatch.setitem(sys.modules, module, FakeTensorRt(FakeEngine(cuda)))
+    write_plan(folder, flavour="tensorrt-rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    fails(folder, ProviderError, "tensorrt_rtx is not installed")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", FakeTensorRt(FakeEngine(cuda)))
     np.testing.assert_array_equal(
         open_prior(folder)(-np.ones((1, 1, 5, 7), np.float32), NOISE), np.zeros((1, 1, 5, 7))
     )
     assert tensorrt.loaded == []
 
 
-@pytest.mark.parametrize(
-    ("installed", "runs"), [("11.4.0.106", True), ("11.5.1.2", True), ("12.0.0.1", True), ("11.3.9.9", False)]
-)
-def test_a_version_compatible_plan_runs_on_later_versions(folder, cuda, monkeypatch, installed, runs) -> None:
-    write_plan(folder, version_compatible=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", FakeTensorRt(FakeEngine(cuda), installed))
-    if runs:
-        open_prior(folder)
-    else:
-        fails(folder, ProviderError, "the lean runtime here is 11.3.9.9; expected that version or a later")
+@pytest.mark.parametrize("compatible", [False, True])
+def test_metadata_of_schema_1_are_refused_and_say_what_to_do(folder, tensorrt, compatible) -> None:
+    """It had one field more, whether the plan was for the lean runtime."""
+    write_plan(folder)
+    file = folder / "rdn.plan.json"
+    values = json.loads(file.read_text()) | {"schema": 1, "version_compatible": compatible}
+    file.write_text(json.dumps(values))
+    fails(folder, BundleError, "schema 1; expected 'deq-mpi-plan', schema 2; build it again: deqmpi-export")
+    assert tensorrt.loaded == []
 
 
 def test_metadata_survive_the_file(folder) -> None:
@@ -399,7 +393,7 @@ def test_every_field_of_a_recipe_is_compared(folder) -> None:
     one = recipe(folder)
     others = {
         "network": "lc", "flavour": "tensorrt-rtx", "tensorrt_version": "1", "compute_capabilities": (),
-        "onnx_sha256": "b", "graph_sha256": "c", "precision": "fp16", "version_compatible": True,
+        "onnx_sha256": "b", "graph_sha256": "c", "precision": "fp16",
         "optimization_level": 0, "workspace_bytes": 1, "inputs": {}, "outputs": {},
     }  # fmt: skip
     assert one.differences(one) == []
@@ -411,8 +405,8 @@ def test_every_field_of_a_recipe_is_compared(folder) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda v: v.update(kind="x"), "not of kind deq-mpi-plan"),
-        (lambda v: v.update(schema=2), "schema 1"),
+        (lambda v: v.update(kind="x"), "of kind 'x', schema 2; expected 'deq-mpi-plan', schema 2"),
+        (lambda v: v.update(schema=3), "schema 3; expected"),
         (lambda v: v.pop("flavour"), "incomplete or damaged"),
         (lambda v: v.update(flavour="trt"), "expected one of tensorrt, tensorrt-rtx"),
         (lambda v: v.update(extra=1), "unknown keys extra"),
