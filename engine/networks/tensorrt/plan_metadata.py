@@ -153,9 +153,9 @@ class PlanRecipe:
                 length = lengths.get(axis, low) if isinstance(axis, str) else low
                 if not low <= length <= high:
                     raise PairingError(
-                        f"axis {axis} of input {name} has length {length} with these operators; the plan was "
-                        f"built for {low} to {high}; build it for them: deqmpi-export tensorrt BUNDLE "
-                        "--operators OPERATORS.h5"
+                        f"axis {axis} of input {name} has length {length} here; the plan was built for {low} "
+                        f"to {high}; build it for this length: deqmpi-export tensorrt BUNDLE --operators "
+                        f"OPERATORS.h5 --axis {axis}={length}"
                     )
 
 
@@ -247,7 +247,7 @@ def read_plan(path: Path) -> tuple[bytes, PlanMetadata]:
         if not file.is_file():
             raise BundleError(
                 f"{file} is missing: the bundle has no TensorRT plan of this network; build it on this "
-                "machine: deqmpi-export tensorrt BUNDLE"
+                "machine: deqmpi-export tensorrt BUNDLE --operators OPERATORS.h5"
             )
     try:
         metadata = PlanMetadata.from_json(companion.read_bytes())
