@@ -12,9 +12,11 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import slots_needed, solve_in_slots
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.networks.bundle import Bundle
+from engine.networks.sessions import NATIVE_TENSORRT
 from engine.operators.operators import Operators
 from engine.solvers.deq.device_step import DeviceStep
 from engine.solvers.deq.onnx_step_runner import OnnxStepRunner
+from engine.solvers.deq.plan_step_runner import PlanStepRunner
 from engine.solvers.deq.step_runner import StepRunner
 
 OpenStep = Callable[[Operators, int], StepRunner]
@@ -41,7 +43,7 @@ class ResidentEquilibrium:
     Raises
     ------
     PairingError, ProviderError, BundleError
-        See `OnnxStepRunner`.
+        See `OnnxStepRunner` and `PlanStepRunner`.
     """
 
     method = "deq"
@@ -67,14 +69,14 @@ class ResidentEquilibrium:
         operators, config
             As for the class.
         provider : str, optional
-            What runs it: "cuda", or "cpu" for the same on the host.
+            What runs it: "cuda", "tensorrt-native" with its plan, or "cpu" for the same on the host.
 
         Raises
         ------
         BundleError
             If the bundle is of another method, or has no step.
         PairingError, ProviderError
-            See `OnnxStepRunner`.
+            See `OnnxStepRunner` and `PlanStepRunner`.
         """
         bundle.require_method(cls.method)
         if "step" not in bundle.manifest.networks:
@@ -83,6 +85,8 @@ class ResidentEquilibrium:
                 f"device; add it: deqmpi-export add-step {bundle.path} NEW_BUNDLE"
             )
         dual_start = bundle.manifest.dual_start
+        if provider == NATIVE_TENSORRT:
+            return cls(partial(PlanStepRunner, bundle), operators, config, dual_start)
         open_step = partial(OnnxStepRunner, bundle.read_network("step"), provider)
         try:
             return cls(open_step, operators, config, dual_start)
@@ -103,6 +107,8 @@ class ResidentEquilibrium:
             If the noise level of a measurement is not known.
         NonFiniteError
             If a network produces NaN or infinity.
+        DeviceError
+            If a GPU reports an error through TensorRT.
         """
         return [self._solve(measurement) for measurement in measurements]
 

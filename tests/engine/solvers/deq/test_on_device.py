@@ -142,15 +142,16 @@ def test_a_bundle_of_another_method_is_refused(problem) -> None:
         ResidentEquilibrium.of_bundle(other, problem.operators, FixedPointConfig(), "cpu")
 
 
-def test_the_provider_chooses_the_solver(problem, monkeypatch) -> None:
-    """With the CPU nothing changes; with CUDA and a step the states stay on the device."""
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt-native"])
+def test_the_provider_chooses_the_solver(problem, monkeypatch, provider) -> None:
+    """With the CPU nothing changes; on a GPU and with a step the states stay on the device."""
     with_step = MethodSettings(model=FIXTURES / "step-bundle")
     assert isinstance(open_method("deq", problem.operators, with_step), Equilibrium)
     opened = []
     monkeypatch.setattr(ResidentEquilibrium, "of_bundle", lambda *arguments: opened.append(arguments))
-    open_method("deq", problem.operators, replace(with_step, provider="cuda", max_iterations=7))
-    ((bundle, operators, config),) = opened
-    assert (bundle.path, operators) == (FIXTURES / "step-bundle", problem.operators)
+    open_method("deq", problem.operators, replace(with_step, provider=provider, max_iterations=7))
+    ((bundle, operators, config, chosen),) = opened
+    assert (bundle.path, operators, chosen) == (FIXTURES / "step-bundle", problem.operators, provider)
     assert config == FixedPointConfig(max_iterations=7)
 
 
