@@ -18,7 +18,7 @@ BUNDLES = {
     "engine/models/fast": {"manifest.json", "rdn.onnx", "lc.onnx", "intervals.json"},
     "engine/models/denoiser": {"manifest.json", "rdn.onnx"},
 }
-EXTRAS = {"cpu", "gpu", "tensorrt", "tensorrt-lean", "plans", "live", "train", "export", "dev"}
+EXTRAS = {"cpu", "gpu", "tensorrt", "plans", "live", "train", "export", "dev"}
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
 

@@ -1,4 +1,4 @@
-"""Lengths of the free axes of a network: what a TensorRT plan or engine is built for."""
+"""Lengths of the free axes of a network: what a TensorRT plan is built for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

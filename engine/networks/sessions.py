@@ -14,7 +14,6 @@ from engine.errors import BundleError, PairingError, ProviderError
 from engine.networks.bundle import Bundle
 from engine.networks.learned_blocks import BoundBlock, Consistency, ImagePrior
 from engine.networks.manifest import Shape
-from engine.networks.tensorrt.onnxruntime_provider import provider_options
 from engine.networks.tensorrt.session import TensorRtSession, open_plan
 
 __all__ = ["Consistency", "ImagePrior", "OnnxConsistency", "OnnxPrior", "OnnxSession"]
@@ -24,10 +23,9 @@ PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
         "cpu": ("CPUExecutionProvider", {}),
         # TF32 keeps 10 of the 23 bits of a product; the fixed point was validated in full single precision.
         "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
-        "tensorrt": ("TensorrtExecutionProvider", {}),
     }
 )
-"""Our name of each execution provider, the runtime's name and the options we set."""
+"""Our name of each execution provider of ONNX Runtime, the runtime's name and the options we set."""
 
 NATIVE_TENSORRT = "tensorrt-native"
 """TensorRT without ONNX Runtime: runs the plans that `deqmpi-export tensorrt` put into the bundle."""
@@ -71,10 +69,7 @@ class OnnxSession:
     inputs, outputs : mapping of str to tuple
         Axes of each tensor as the manifest states them; all tensors are float32.
     provider : str, optional
-        "cpu", "cuda" or "tensorrt".
-    lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide, for "tensorrt"
-        (`engine.networks.tensorrt.onnxruntime_provider`).
+        "cpu" or "cuda".
 
     Raises
     ------
@@ -90,13 +85,8 @@ class OnnxSession:
         inputs: Mapping[str, Shape],
         outputs: Mapping[str, Shape],
         provider: str = "cpu",
-        lengths: Mapping[str, int] | None = None,
     ) -> None:
-        tuning = SessionTuning()
-        if provider == "tensorrt":
-            require_provider(provider)  # before a cache is made for it
-            tuning = SessionTuning(provider_options=provider_options(inputs, lengths))
-        self._session = open_session(model, provider, tuning)
+        self._session = open_session(model, provider)
         _check_tensors("input", self._session.get_inputs(), inputs)
         _check_tensors("output", self._session.get_outputs(), outputs)
         self._provider = provider
@@ -182,8 +172,8 @@ class OnnxPrior:
     provider : str, optional
         One of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), for
-        TensorRT.
+        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), which the
+        plans of "tensorrt-native" have to hold.
     """
 
     def __init__(
@@ -211,8 +201,8 @@ class OnnxConsistency:
     provider : str, optional
         One of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
-        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), for
-        TensorRT.
+        Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), which the
+        plans of "tensorrt-native" have to hold.
 
     Raises
     ------
@@ -246,7 +236,7 @@ def _open_network(
         return open_plan(bundle, role, lengths)
     network = bundle.manifest.networks[role]
     try:
-        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider, lengths)
+        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider)
     except BundleError as error:
         raise BundleError(f"{bundle.path / network.file}: {error}") from error
 
@@ -284,7 +274,7 @@ def open_session(model: bytes, provider: str, tuning: SessionTuning | None = Non
     model : bytes
         ONNX graph with its weights inside.
     provider : str
-        "cpu", "cuda" or "tensorrt".
+        "cpu" or "cuda".
     tuning : SessionTuning, optional
         What to specialise it to.
 

@@ -199,21 +199,21 @@ def _deq(operators: Operators, settings: MethodSettings) -> FrameSolver:
     from engine.solvers.deq.lane_choice import choose_lanes
 
     bundle = bundle_of("deq", settings)
-    if (settings.provider or "cpu") != "cpu" and settings.threads not in (None, 1):
+    provider, lengths = _place(operators, settings)
+    if provider != "cpu" and settings.threads not in (None, 1):
         raise ConfigError(
-            f"threads is {settings.threads} with provider {settings.provider}; expected 1: the second core "
+            f"threads is {settings.threads} with provider {provider}; expected 1: the second core "
             "helps where the networks run on the CPU; leave threads out"
         )
-    if settings.provider == "cuda" and "step" in bundle.manifest.networks:
+    if provider != "cpu" and "step" in bundle.manifest.networks:
         from engine.solvers.deq.on_device import ResidentEquilibrium
 
         if settings.warm_start:
             raise ConfigError(
                 "warm_start is not available where the whole iteration runs on a GPU; leave it out"
             )
-        return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings))
-    place = _place(operators, settings)
-    blocks = OnnxPrior(bundle, *place), OnnxConsistency(bundle, *place)
+        return ResidentEquilibrium.of_bundle(bundle, operators, fixed_point_of(bundle, settings), provider)
+    blocks = OnnxPrior(bundle, provider, lengths), OnnxConsistency(bundle, provider, lengths)
     with single_blas_thread():
         lanes = choose_lanes(settings.threads or 1, lambda lanes: AdmmStep(operators, *blocks, lanes))
     kind = EquilibriumSequence if settings.warm_start else Equilibrium
@@ -246,7 +246,7 @@ def _end_to_end(operators: Operators, settings: MethodSettings) -> FrameSolver:
 
 
 def _place(operators: Operators, settings: MethodSettings) -> tuple[str, Mapping[str, int]]:
-    """Return where the networks run, and the lengths of the axes that TensorRT has to know beforehand."""
+    """Return where the networks run, and the lengths of the axes that a TensorRT plan has to hold."""
     return settings.provider or "cpu", axis_lengths(operators)
 
 

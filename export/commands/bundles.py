@@ -37,7 +37,7 @@ from trainer.loop.checkpoint import load_networks
 @click.option(
     "--step",
     is_flag=True,
-    help="Also write step.onnx, with which --provider cuda keeps everything on the GPU.",
+    help="Also write step.onnx, with which engine recon keeps everything on a GPU.",
 )
 @click.option("--tensorrt", is_flag=True, help="Also build TensorRT plans, as deqmpi-export tensorrt does.")
 @FLAVOUR
@@ -101,7 +101,7 @@ def import_iconlab_command(checkpoint: Path, bundle: Path) -> None:
 def add_step_command(source: Path, bundle: Path) -> None:
     """Write the bundle SOURCE with step.onnx added as the folder BUNDLE, which may be SOURCE itself.
 
-    With it, engine recon --provider cuda keeps operators and iterates on the GPU.
+    With it, engine recon on a GPU keeps operators and iterates there.
     """
     _add_step(source, bundle)
 

@@ -45,11 +45,6 @@ MEGABYTE = 1 << 20
     metavar="FILE",
     help="Measured times of kernels, read and written; tensorrt only.  [in the user's cache]",
 )
-@click.option(
-    "--version-compatible",
-    is_flag=True,
-    help="Plans that later versions run too, through the lean runtime; tensorrt only.",
-)
 def tensorrt_command(
     bundle: Path, operators: Path | None, axes: dict[str, AxisRange], workspace: int | None, **choices: Any
 ) -> None:

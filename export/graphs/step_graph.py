@@ -1,7 +1,7 @@
 """One evaluation of the accelerated iteration of the method deq as a single ONNX graph, `step.onnx`.
 
 The graph is composed of the very `rdn.onnx` and `lc.onnx` of a bundle, so it needs neither the run they came
-from nor a system matrix: the operators are inputs, bound once (`engine.solvers.deq.device_step`). Mixing of
+from nor a system matrix: the operators are inputs, bound once (`engine.solvers.deq.step_runner`). Mixing of
 the history, h_theta (Eqs. 15-17), residual, norms and inner products all happen inside. No control flow, no
 data-dependent shapes: the graph can be captured as a CUDA graph and parsed by TensorRT.
 """

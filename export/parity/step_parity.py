@@ -6,6 +6,7 @@ precision are independent of the graph. One evaluation agrees to rounding; whole
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from engine.solvers.deq.admm_step import AdmmStep
 from engine.solvers.deq.device_step import DeviceStep
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.on_device import ResidentEquilibrium
+from engine.solvers.deq.onnx_step_runner import OnnxStepRunner
 from export.errors import ExportError, ParityError
 from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE, beyond_limits, relative_error
@@ -128,9 +130,10 @@ def measure_step_parity(
         raise ExportError("no data consistency was given; expected both networks of the method deq")
     if len(problem.frames) == 0:
         raise ParityError("no frame was compared; expected at least one: give the check a measurement")
+    open_step = partial(OnnxStepRunner, graph, "cpu")
     solvers = (
         Equilibrium(problem.operators, blocks.prior, blocks.consistency, solver, dual_start),
-        ResidentEquilibrium(graph, problem.operators, solver, dual_start, device="cpu"),
+        ResidentEquilibrium(open_step, problem.operators, solver, dual_start),
     )
     images, iterations = [], []
     for frame, sigma in zip(problem.frames, problem.sigmas, strict=True):
@@ -138,7 +141,7 @@ def measure_step_parity(
         images.append(relative_error(found.image, expected.image))
         iterations.append((expected.report.iterations, found.report.iterations))
     step = AdmmStep(problem.operators, blocks.prior, blocks.consistency)
-    resident = DeviceStep(graph, problem.operators, EVALUATIONS + 1, "cpu")
+    resident = DeviceStep(open_step(problem.operators, EVALUATIONS + 1), problem.operators)
     return StepParityReport(
         evaluation=float(np.max(list(_evaluation_errors(step, resident, problem)))),
         image=float(np.max(images)),

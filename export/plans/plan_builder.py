@@ -116,9 +116,6 @@ class PlanBuilder:
         config.clear_flag(trt.BuilderFlag.TF32)  # keeps 10 of the 23 bits of a product
         config.builder_optimization_level = recipe.optimization_level
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_bytes)
-        if recipe.version_compatible:
-            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-            config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)  # else loading it runs code out of the file
         if self.flavour == "tensorrt-rtx":
             self._set_targets(config)
         ranges = {name: spec.range for name, spec in recipe.inputs.items()}

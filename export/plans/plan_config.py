@@ -36,8 +36,6 @@ class PlanConfig:
         File with measured times of kernels, read and written; makes later builds shorter. By default one in
         the user's cache, by version and GPU. Only for the flavour "tensorrt": the other one measures nothing
         when it builds.
-    version_compatible : bool
-        Build plans that later versions run too, through the lean runtime. Only for the flavour "tensorrt".
 
     Raises
     ------
@@ -52,7 +50,6 @@ class PlanConfig:
     optimization_level: int = 3
     workspace_bytes: int = 1 << 30
     timing_cache: Path | None = None
-    version_compatible: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (("flavour", ("tensorrt", "tensorrt-rtx")), ("precision", ("fp32", "fp16"))):
@@ -68,12 +65,11 @@ class PlanConfig:
         if self.workspace_bytes < 1:
             raise ConfigError(f"workspace is {self.workspace_bytes} bytes; expected a positive number")
         if self.flavour == "tensorrt-rtx":
-            for name in ("timing_cache", "version_compatible"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        f"{name} has no meaning for the flavour tensorrt-rtx; leave it out, or build with "
-                        "the flavour tensorrt"
-                    )
+            if self.timing_cache is not None:
+                raise ConfigError(
+                    "timing_cache has no meaning for the flavour tensorrt-rtx; leave it out, or build with "
+                    "the flavour tensorrt"
+                )
         elif len(self.compute_capabilities) > 1:
             raise ConfigError(
                 f"compute capabilities are {', '.join(self.compute_capabilities)}; expected none or one: the "

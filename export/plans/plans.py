@@ -8,7 +8,6 @@ from pathlib import Path
 
 from engine.errors import BundleError, ProviderError
 from engine.machine.atomic_write import atomic_path
-from engine.machine.cache_folder import cache_folder
 from engine.networks.axis_ranges import shape_range
 from engine.networks.bundle import Bundle
 from engine.networks.tensorrt.plan_metadata import (
@@ -22,9 +21,6 @@ from engine.networks.tensorrt.plan_metadata import (
 from export.plans.plan_builder import PlanBuilder
 from export.plans.plan_config import PlanConfig
 from export.plans.timing_cache import TimingCache
-
-TIMING_CACHES = "tensorrt"
-"""Folder of the timing caches inside the user's cache."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,6 @@ def _recipe(bundle: Bundle, role: str, graph: bytes, config: PlanConfig, builder
         onnx_sha256=network.sha256,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         precision=config.precision,
-        version_compatible=config.version_compatible,
         optimization_level=config.optimization_level,
         workspace_bytes=config.workspace_bytes,
         inputs={
@@ -140,7 +135,7 @@ def _old_plan(path: Path, recipe: PlanRecipe) -> tuple[PlanMetadata | None, str]
     try:
         _, metadata = read_plan(path)
     except BundleError:
-        return None, "the one that is there is damaged"
+        return None, "the one that is there is damaged or of another schema"
     differences = metadata.recipe.differences(recipe)
     if differences:
         return None, f"the one that is there has another {', '.join(differences)}"
@@ -150,8 +145,9 @@ def _old_plan(path: Path, recipe: PlanRecipe) -> tuple[PlanMetadata | None, str]
 def _timing_cache(config: PlanConfig, builder: PlanBuilder) -> TimingCache | None:
     if config.flavour != "tensorrt":
         return None
-    name = f"timing-{builder.tensorrt.version}-{builder.compute_capabilities[0]}.cache"
-    return TimingCache(config.timing_cache or cache_folder(TIMING_CACHES) / name)
+    if config.timing_cache is not None:
+        return TimingCache(config.timing_cache)
+    return TimingCache.of_user(builder.tensorrt.version, builder.compute_capabilities[0])
 
 
 def _in_half_precision(graph: bytes) -> bytes:

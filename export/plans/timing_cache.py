@@ -1,5 +1,7 @@
 """The timing cache of TensorRT's builder: measured times of kernels, kept between builds."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,17 @@ class TimingCache:
     """
 
     path: Path
+
+    @classmethod
+    def of_user(cls, tensorrt_version: str, compute_capability: str) -> "TimingCache":
+        """Return the file for a version and a kind of GPU in the user's cache; its folder is made if missing.
+
+        $XDG_CACHE_HOME (%LOCALAPPDATA% on Windows) or else ~/.cache, then `deq-mpi/tensorrt`.
+        """
+        given = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+        folder = (Path(given) if given else Path.home() / ".cache") / "deq-mpi" / "tensorrt"
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder / f"timing-{tensorrt_version}-{compute_capability}.cache")
 
     def attach(self, config: Any) -> None:
         """Give what is in the file to a builder configuration.

@@ -65,6 +65,16 @@ class CudaDevice:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, buffer.address, array, buffer, kind)
 
+    def copy_across(self, target: "DeviceBuffer", offset: int, source: "DeviceBuffer", size: int) -> None:
+        """Queue the copy of the first `size` bytes of a buffer to an offset in another."""
+        if size > source.size or offset + size > target.size:
+            raise ValueError(
+                f"{size} bytes are to go to {offset} of {target.size}; expected as many there and in the "
+                f"{source.size} bytes that they come from"
+            )
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target.address + offset, source.address, size, kind, self.stream)
+
     def synchronize(self) -> None:
         """Wait until everything queued has been done."""
         self._call("cudaStreamSynchronize", self.stream)

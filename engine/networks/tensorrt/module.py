@@ -16,7 +16,6 @@ from engine.errors import ProviderError
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "tensorrt": "pip install 'deq-mpi[tensorrt]'",
-        "tensorrt_lean": "pip install 'deq-mpi[tensorrt-lean]'",
         "tensorrt_rtx": "pip install 'deq-mpi[plans]'",
     }
 )
@@ -53,7 +52,7 @@ def import_tensorrt(name: str) -> TensorRt:
     Parameters
     ----------
     name : str
-        "tensorrt", "tensorrt_lean" or "tensorrt_rtx".
+        "tensorrt" or "tensorrt_rtx".
 
     Raises
     ------

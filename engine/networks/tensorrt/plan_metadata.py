@@ -19,15 +19,11 @@ from engine.networks.manifest import Network, Shape
 KIND = "deq-mpi-plan"
 """Value of `kind` in every metadata file."""
 
-SCHEMA = 1
-"""Version of the metadata that this module reads and writes."""
+SCHEMA = 2
+"""Version of the metadata that this module reads and writes. Schema 1 had plans for the lean runtime."""
 
 RUNTIMES: Mapping[str, str] = MappingProxyType({"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"})
-"""Flavours of TensorRT, and the Python module that runs an ordinary plan of each."""
-
-LEAN_RUNTIME = "tensorrt_lean"
-"""Runs version-compatible plans, which here carry no runtime of their own: loading one runs no code of it on
-the host."""
+"""Flavours of TensorRT, and the Python module that runs the plans of each."""
 
 DTYPES = ("float32", "int64")
 """Types of inputs and outputs: values, and the indices of the step."""
@@ -81,8 +77,6 @@ class PlanRecipe:
         Hash of the graph that was built: that file, or its copy in half precision.
     precision : str
         "fp32" (without TF32), or "fp16": convolutions in half precision, the rest in float32.
-    version_compatible : bool
-        Whether later versions of the lean runtime may run the plan.
     optimization_level : int
         Effort of the builder, 0 to 5.
     workspace_bytes : int
@@ -100,7 +94,6 @@ class PlanRecipe:
     onnx_sha256: str
     graph_sha256: str
     precision: str
-    version_compatible: bool
     optimization_level: int
     workspace_bytes: int
     inputs: Mapping[str, PlanInput]
@@ -109,7 +102,7 @@ class PlanRecipe:
     @property
     def runtime_module(self) -> str:
         """Python module that runs the plan; no other one may stand in for it."""
-        return LEAN_RUNTIME if self.version_compatible else RUNTIMES[self.flavour]
+        return RUNTIMES[self.flavour]
 
     def differences(self, other: "PlanRecipe") -> list[str]:
         """Return the names of the fields in which two recipes differ."""
@@ -132,17 +125,8 @@ class PlanRecipe:
             )
 
     def require_version(self, installed: str) -> None:
-        """Raise ProviderError unless this version of the runtime can run the plan.
-
-        An ordinary plan needs the very version of its builder; a version-compatible one that or a later one.
-        """
-        if self.version_compatible:
-            if _release(installed) < _release(self.tensorrt_version):
-                raise ProviderError(
-                    f"the plan was built by TensorRT {self.tensorrt_version}; the lean runtime here is "
-                    f"{installed}; expected that version or a later one; install it, or {REBUILD}"
-                )
-        elif installed != self.tensorrt_version:
+        """Raise ProviderError unless this version of the runtime is that of the plan's builder."""
+        if installed != self.tensorrt_version:
             raise ProviderError(
                 f"the plan was built by {self.flavour} {self.tensorrt_version}; {installed} is installed "
                 f"here and only runs its own plans; {REBUILD}"
@@ -169,15 +153,15 @@ class PlanRecipe:
                 length = lengths.get(axis, low) if isinstance(axis, str) else low
                 if not low <= length <= high:
                     raise PairingError(
-                        f"axis {axis} of input {name} has length {length} with these operators; the plan was "
-                        f"built for {low} to {high}; build it for them: deqmpi-export tensorrt BUNDLE "
-                        "--operators OPERATORS.h5"
+                        f"axis {axis} of input {name} has length {length} here; the plan was built for {low} "
+                        f"to {high}; build it for this length: deqmpi-export tensorrt BUNDLE --operators "
+                        f"OPERATORS.h5 --axis {axis}={length}"
                     )
 
 
 @dataclass(frozen=True)
 class PlanMetadata:
-    """Content of NAME.plan.json (schema 1).
+    """Content of NAME.plan.json (schema 2).
 
     Attributes
     ----------
@@ -216,8 +200,14 @@ class PlanMetadata:
             values = json.loads(text)
         except ValueError as error:
             raise BundleError(f"the metadata are not valid JSON ({error}); {REBUILD}") from error
-        if not isinstance(values, dict) or (values.get("kind"), values.get("schema")) != (KIND, SCHEMA):
-            raise BundleError(f"the metadata are not of kind {KIND}, schema {SCHEMA}; {REBUILD}")
+        if not isinstance(values, dict):
+            raise BundleError(f"the metadata are not a JSON object; {REBUILD}")
+        kind, schema = values.get("kind"), values.get("schema")
+        if (kind, schema) != (KIND, SCHEMA):
+            raise BundleError(
+                f"the metadata are of kind {kind!r}, schema {schema!r}; expected {KIND!r}, schema {SCHEMA}; "
+                f"{REBUILD}"
+            )
         try:
             return cls(
                 _recipe(values),
@@ -257,7 +247,7 @@ def read_plan(path: Path) -> tuple[bytes, PlanMetadata]:
         if not file.is_file():
             raise BundleError(
                 f"{file} is missing: the bundle has no TensorRT plan of this network; build it on this "
-                "machine: deqmpi-export tensorrt BUNDLE"
+                "machine: deqmpi-export tensorrt BUNDLE --operators OPERATORS.h5"
             )
     try:
         metadata = PlanMetadata.from_json(companion.read_bytes())
@@ -311,8 +301,3 @@ def _axes(values: Any) -> Shape:
 
 def _lengths(values: Any) -> Lengths:
     return tuple(_typed("a length", value, int) for value in values)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return major and minor version, which decide about compatibility."""
-    return tuple(int(part) for part in version.split(".")[:2])

@@ -1,7 +1,7 @@
-"""A TensorRT plan behind the protocol of `engine.networks.sessions`: named arrays in, one out."""
+"""A TensorRT plan on the GPU: called with named arrays as ONNX Runtime's sessions are, or run where it is."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ class TensorRtSession:
     tensorrt : TensorRt
         The runtime's module.
     device : CudaDevice
-        Where it runs. Made before the runtime: without a driver TensorRT's lean runtime crashes the process.
+        Where it runs. Made before the runtime, so that a missing driver is said in our words.
 
     Raises
     ------
@@ -58,12 +58,7 @@ class TensorRtSession:
         self._buffers: dict[str, DeviceBuffer] = {}
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
-        """Run the plan on named arrays and return its first output; errors as in `run`."""
-        first = self._outputs[0]
-        return self._run(inputs, [first])[first]
-
-    def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run the plan on named arrays and return all its outputs by name.
+        """Run the plan on named arrays and return its first output.
 
         Raises
         ------
@@ -72,39 +67,65 @@ class TensorRtSession:
         DeviceError
             If the device reports an error.
         """
-        return self._run(inputs, self._outputs)
+        arrays = {name: np.ascontiguousarray(inputs[name], self._dtypes[name]) for name in self._ranges}
+        for name, array in arrays.items():  # each is kept until the stream has been waited for
+            self._send(name, array)
+        self.execute()
+        return self.read(self._outputs[0])
 
     def bind(self, **inputs: Float32Array) -> BoundBlock:
         """Return a call of the plan on arrays that stay where they are; it reads what they hold then."""
         return partial(self, **inputs)
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Copy values to an input, which holds them from then on; errors as in a call."""
+        array = np.ascontiguousarray(values, self._dtypes[name])
+        self._send(name, array)
+        self._device.synchronize()
+
+    def execute(self) -> None:
+        """Queue a run of the plan on what its inputs hold; its outputs stay on the device."""
         self._errors.clear()
-        arrays = {name: np.ascontiguousarray(inputs[name], self._dtypes[name]) for name in self._ranges}
-        for name, array in arrays.items():
-            _check_shape(name, array.shape, self._ranges[name])
-            if not self._context.set_input_shape(name, array.shape):
-                raise self._failure(f"refused the shape {array.shape} of input {name}")
-            self._device.copy_in(self._place(name, array.shape), array)
-        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
-        for name, shape in shapes.items():
-            self._place(name, shape)
+        for name in self._outputs:
+            self._place(name, self.shape(name))
         if not self._context.execute_async_v3(int(self._device.stream)):
             raise self._failure("could not run the plan")
-        results = {name: np.empty(shapes[name], self._dtypes[name]) for name in wanted}
-        for name, result in results.items():
-            self._device.copy_out(result, self._buffers[name])
+
+    def copy_to_row(self, output: str, name: str, row: int) -> None:
+        """Queue the copy of an output to row `row` of the first axis of an input, on the device."""
+        size = self._size(output, self.shape(output))
+        self._device.copy_across(self._buffers[name], row * size, self._buffers[output], size)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return a copy of what an input or output holds when all that is queued has been done."""
+        values = np.empty(self.shape(name), self._dtypes[name])
+        self._device.copy_out(values, self._buffers[name])
         self._device.synchronize()
-        return results
+        return values
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an input, or of an output with the inputs as they are."""
+        return tuple(self._context.get_tensor_shape(name))
+
+    def _send(self, name: str, array: NDArray[Any]) -> None:
+        """Queue the copy of an array to an input; keep the array until the stream has been waited for."""
+        self._errors.clear()
+        _check_shape(name, array.shape, self._ranges[name])
+        if not self._context.set_input_shape(name, array.shape):
+            raise self._failure(f"refused the shape {array.shape} of input {name}")
+        self._device.copy_in(self._place(name, array.shape), array)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> DeviceBuffer:
         """Return the tensor's memory on the device, made larger if the shape needs it."""
-        size = math.prod(shape) * self._dtypes[name].itemsize
+        size = self._size(name, shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = self._device.buffer(size)
             if not self._context.set_tensor_address(name, self._buffers[name].address):
                 raise self._failure(f"refused the memory of {name}")
         return self._buffers[name]
+
+    def _size(self, name: str, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * self._dtypes[name].itemsize
 
     def _failure(self, what: str) -> DeviceError:
         return DeviceError(f"TensorRT {what}: {reason(self._errors)}; check the GPU with nvidia-smi")

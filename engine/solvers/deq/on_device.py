@@ -1,6 +1,7 @@
 """DEQ-MPI with everything but the small Anderson system on a device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,15 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.fixed_point.solve_in_slots import slots_needed, solve_in_slots
 from engine.measurement.normalization import NormalizedMeasurement, noise_bound
 from engine.networks.bundle import Bundle
+from engine.networks.sessions import NATIVE_TENSORRT
 from engine.operators.operators import Operators
 from engine.solvers.deq.device_step import DeviceStep
+from engine.solvers.deq.onnx_step_runner import OnnxStepRunner
+from engine.solvers.deq.plan_step_runner import PlanStepRunner
+from engine.solvers.deq.step_runner import StepRunner
+
+OpenStep = Callable[[Operators, int], StepRunner]
+"""Opens a step for operators and a number of slots."""
 
 
 class ResidentEquilibrium:
@@ -23,50 +31,52 @@ class ResidentEquilibrium:
 
     Parameters
     ----------
-    graph : bytes
-        The network "step" of a bundle.
+    open_step : callable
+        Opens the step, such as `partial(OnnxStepRunner, graph, "cuda")`.
     operators : Operators
         Of the system matrix; one slice (Nz = 1).
     config : FixedPointConfig
         Solver settings.
     dual_start : float, optional
         Size of the first data dual.
-    device : str, optional
-        "cuda", or "cpu" for the same on the host.
 
     Raises
     ------
     PairingError, ProviderError, BundleError
-        See `DeviceStep`.
+        See `OnnxStepRunner` and `PlanStepRunner`.
     """
 
     method = "deq"
 
     def __init__(
-        self,
-        graph: bytes,
-        operators: Operators,
-        config: FixedPointConfig,
-        dual_start: float = 0.0,
-        device: str = "cuda",
+        self, open_step: OpenStep, operators: Operators, config: FixedPointConfig, dual_start: float = 0.0
     ) -> None:
         self.operators = operators
         self.config = config
         self._dual_start = dual_start
-        self._step = DeviceStep(graph, operators, slots_needed(config), device)
+        self._step = DeviceStep(open_step(operators, slots_needed(config)), operators)
 
     @classmethod
     def of_bundle(
-        cls, bundle: Bundle, operators: Operators, config: FixedPointConfig, device: str = "cuda"
+        cls, bundle: Bundle, operators: Operators, config: FixedPointConfig, provider: str = "cuda"
     ) -> "ResidentEquilibrium":
         """Open the step of a bundle.
+
+        Parameters
+        ----------
+        bundle : Bundle
+            Of the method deq, with a network "step".
+        operators, config
+            As for the class.
+        provider : str, optional
+            What runs it: "cuda", "tensorrt-native" with its plan, or "cpu" for the same on the host.
 
         Raises
         ------
         BundleError
             If the bundle is of another method, or has no step.
         PairingError, ProviderError
-            See `DeviceStep`.
+            See `OnnxStepRunner` and `PlanStepRunner`.
         """
         bundle.require_method(cls.method)
         if "step" not in bundle.manifest.networks:
@@ -74,8 +84,12 @@ class ResidentEquilibrium:
                 f"the bundle {bundle.path} has no step network; expected one to keep the states on the "
                 f"device; add it: deqmpi-export add-step {bundle.path} NEW_BUNDLE"
             )
+        dual_start = bundle.manifest.dual_start
+        if provider == NATIVE_TENSORRT:
+            return cls(partial(PlanStepRunner, bundle), operators, config, dual_start)
+        open_step = partial(OnnxStepRunner, bundle.read_network("step"), provider)
         try:
-            return cls(bundle.read_network("step"), operators, config, bundle.manifest.dual_start, device)
+            return cls(open_step, operators, config, dual_start)
         except BundleError as error:
             raise BundleError(f"{bundle.path / bundle.manifest.networks['step'].file}: {error}") from error
 
@@ -93,6 +107,8 @@ class ResidentEquilibrium:
             If the noise level of a measurement is not known.
         NonFiniteError
             If a network produces NaN or infinity.
+        DeviceError
+            If a GPU reports an error through TensorRT.
         """
         return [self._solve(measurement) for measurement in measurements]
 

@@ -127,9 +127,10 @@ def test_consistency_at_the_centre_of_the_ball(bundle) -> None:
     np.testing.assert_array_equal(z, y)
 
 
-def test_unknown_provider(bundle) -> None:
-    with pytest.raises(ProviderError, match="expected one of cpu, cuda, tensorrt"):
-        OnnxPrior(bundle, "tpu")
+@pytest.mark.parametrize("provider", ["tpu", "tensorrt"])
+def test_unknown_provider(bundle, provider) -> None:
+    with pytest.raises(ProviderError, match="expected one of cpu, cuda, tensorrt-native"):
+        OnnxPrior(bundle, provider)
 
 
 def test_provider_that_this_build_lacks(bundle, monkeypatch) -> None:

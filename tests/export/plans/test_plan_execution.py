@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 from engine.errors import ProviderError
+from engine.fixed_point.solve import FixedPointConfig
+from engine.networks.axis_ranges import axis_lengths, axis_ranges
 from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.networks.tensorrt.cuda_device import CudaDevice
+from engine.reconstruction.reconstructor import Reconstructor
+from engine.solvers.deq.equilibrium import Equilibrium
+from engine.solvers.deq.on_device import ResidentEquilibrium
 from export.parity.half_parity import HALF_TOLERANCE
+from export.parity.parity import IMAGE_TOLERANCE, ITERATION_TOLERANCE
+from export.parity.parity_problem import parity_problem, synthetic_operators
 from export.plans.plan_config import PlanConfig
 from export.plans.plans import build_plans
+from export.step_file import add_step
 
 FP32_TOLERANCE = 1e-5
 """Sums of a few hundred float32 products through twenty layers, in another order; TF32 would give 1e-3."""
@@ -46,3 +54,18 @@ def test_a_plan_computes_what_its_network_computes(flavour, precision, tolerance
             found = kind(bundle, "tensorrt-native")(*arrays)
             assert found.shape == expected.shape
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def test_solves_through_the_plan_of_a_step_are_those_of_the_cpu(flavour, tmp_path) -> None:
+    add_step("reference", tmp_path / "bundle")
+    bundle, config = load_bundle(tmp_path / "bundle"), FixedPointConfig()
+    problem = parity_problem(synthetic_operators())
+    ranges = axis_ranges(axis_lengths(problem.operators))
+    build_plans(bundle, PlanConfig(flavour=flavour, ranges=ranges), print)
+    blocks, dual_start = (OnnxPrior(bundle), OnnxConsistency(bundle)), bundle.manifest.dual_start
+    expected = Equilibrium(problem.operators, *blocks, config, dual_start)
+    found = ResidentEquilibrium.of_bundle(bundle, problem.operators, config, "tensorrt-native")
+    for frame, sigma in zip(problem.frames, problem.sigmas, strict=True):
+        a, b = (Reconstructor(solver).reconstruct(frame, float(sigma)) for solver in (expected, found))
+        np.testing.assert_allclose(b.image, a.image, rtol=0, atol=IMAGE_TOLERANCE * a.image.max())
+        assert abs(a.report.iterations - b.report.iterations) <= ITERATION_TOLERANCE

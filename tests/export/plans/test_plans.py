@@ -140,7 +140,7 @@ def test_a_damaged_plan_is_built_again(bundle, damage) -> None:
         (bundle.path / {"plan": "lc.plan", "json": "lc.plan.json"}[damage]).write_bytes(b"{")
     results, said = build(bundle)
     assert [result.built for result in results] == [False, True]
-    assert said[1].endswith("the one that is there is damaged")
+    assert said[1].endswith("the one that is there is damaged or of another schema")
 
 
 @needs_builder
@@ -284,7 +284,6 @@ def test_a_gpu_that_the_builder_does_not_know(bundle) -> None:
         ({"compute_capabilities": ("8.9", "9.0")}, "expected none or one"),
         ({"optimization_level": 6}, "expected 0 to 5"),
         ({"workspace_bytes": 0}, "expected a positive number"),
-        ({"flavour": "tensorrt-rtx", "version_compatible": True}, "version_compatible has no meaning"),
         ({"flavour": "tensorrt-rtx", "timing_cache": "x"}, "timing_cache has no meaning"),
     ],
 )
@@ -294,11 +293,11 @@ def test_impossible_choices(values, words) -> None:
 
 
 class FakeConfig:
-    """The part of a builder configuration that timing caches and flags touch, for the flavour tensorrt."""
+    """The part of a builder configuration that the flavour tensorrt touches."""
 
     def __init__(self, content=b"measured", accepts=True):
         self.content, self.accepts, self.given, self.flags = content, accepts, None, {"TF32"}
-        self.clear_flag, self.set_flag = self.flags.discard, self.flags.add
+        self.clear_flag = self.flags.discard
         self.limits = {}
         self.set_memory_pool_limit = self.limits.__setitem__
 
@@ -330,6 +329,16 @@ def test_a_timing_cache_is_read_and_replaced(tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"times.cache": b"two"}
 
 
+def test_without_a_file_the_times_are_kept_in_the_users_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    cache = TimingCache.of_user("11.4.0.106", "9.0")
+    assert cache.path == tmp_path / ".cache" / "deq-mpi" / "tensorrt" / "timing-11.4.0.106-9.0.cache"
+    cache.save(FakeConfig(b"measured"))
+    assert cache.path.read_bytes() == b"measured"
+
+
 def test_times_of_another_gpu_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="not a timing cache of this TensorRT and GPU"):
         TimingCache(tmp_path / "times.cache").attach(FakeConfig(accepts=False))
@@ -345,9 +354,7 @@ class FakeTensorRt:
 
     def __init__(self, version, plan=b"a plan"):
         self.__version__, self.plan, self.config = version, plan, FakeConfig()
-        self.BuilderFlag = SimpleNamespace(
-            **{name: name for name in ("TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME")}
-        )
+        self.BuilderFlag = SimpleNamespace(TF32="TF32")
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self.flags = None
@@ -393,25 +400,16 @@ def image_bundle(bundle):
     return replace(bundle, manifest=replace(bundle.manifest, networks=networks))
 
 
-@pytest.mark.parametrize(
-    ("version", "compatible", "flags", "creation"),
-    [
-        ("11.4.0.106", False, set(), 0),
-        ("11.4.0.106", True, {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}, 0),
-        ("10.13.3.9", False, set(), 2),
-    ],
-)
-def test_what_tensorrt_is_told(
-    image_bundle, gpu, monkeypatch, tmp_path, version, compatible, flags, creation
-):
-    """Strongly typed in every version, no TF32, no runtime inside the file, and the times are kept."""
+@pytest.mark.parametrize(("version", "creation"), [("11.4.0.106", 0), ("10.13.3.9", 2)])
+def test_what_tensorrt_is_told(image_bundle, gpu, monkeypatch, tmp_path, version, creation) -> None:
+    """Strongly typed in every version, no TF32, and the times are kept."""
     module = FakeTensorRt(version)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    config = PlanConfig(version_compatible=compatible, optimization_level=4, workspace_bytes=1 << 21)
+    config = PlanConfig(optimization_level=4, workspace_bytes=1 << 21)
     ((result,), _) = build(image_bundle, config)
-    assert module.config.flags == flags
+    assert module.config.flags == set()
     assert module.flags == creation
     assert module.config.builder_optimization_level == 4
     assert module.config.limits == {"workspace": 1 << 21}

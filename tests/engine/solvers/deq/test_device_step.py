@@ -1,9 +1,9 @@
 """One evaluation by the step graph against `AdmmStep`, its mixtures and inner products against numpy.
 
-The same code runs on "cpu" and on "cuda"; the tests on "cuda" are skipped where there is no such device.
+The same tests take everything that runs a step (`provider`); "cuda" is skipped where there is no such device.
 """
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -15,13 +15,12 @@ from engine.calibration.calibrate import make_operators
 from engine.errors import BundleError, PairingError, ProviderError
 from engine.fixed_point.solve_in_slots import START_SLOT
 from engine.mpi.grid import Grid
-from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.solvers.deq.admm_step import AdmmStep
-from engine.solvers.deq.device_step import SLOT_ROWS, DeviceStep
+from engine.solvers.deq.device_step import DeviceStep
 from engine.solvers.deq.device_tensor import DeviceTensor
-
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "step-bundle"
+from engine.solvers.deq.onnx_step_runner import OnnxStepRunner
+from engine.solvers.deq.step_runner import SLOT_ROWS
 
 STATE_TOLERANCE = 5e-5
 """Relative to the largest value of each part. A x is mixed here and computed there: float32 rounding of 6e-8
@@ -43,17 +42,11 @@ def has_cuda() -> bool:
 needs_cuda = pytest.mark.skipif(
     not has_cuda(), reason="this ONNX Runtime has no CUDA provider; run it on a GPU with deq-mpi[gpu]"
 )
-on_both_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return load_bundle(FIXTURE)
-
-
-@pytest.fixture(scope="module")
-def graph(bundle) -> bytes:
-    return bundle.read_network("step")
+def graph(step_bundle) -> bytes:
+    return step_bundle.read_network("step")
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +61,13 @@ def random_weights(rng, n_slots: int, filled: int) -> np.ndarray:
     return weights
 
 
-def compare(bundle, graph, operators, seed: int, device: str) -> None:
+def compare(bundle, open_step, operators, seed: int) -> None:
     """Walk through all slots, each evaluation at a damped mixture of all before it."""
     rng = np.random.default_rng(seed)
     n, r = operators.n_voxels, operators.n_rows
     parts = (slice(0, n), slice(n, n + r), slice(n + r, None))
     expected = AdmmStep(operators, OnnxPrior(bundle), OnnxConsistency(bundle))
-    found = DeviceStep(graph, operators, N_SLOTS, device)
+    found = DeviceStep(open_step(operators, N_SLOTS), operators)
     assert found.n_slots == N_SLOTS
     for epsilon in (0.4, 1.3):  # twice: nothing of the first measurement may stay
         image, y, dual = (rng.standard_normal(size).astype(np.float32) for size in (n, r, r))
@@ -105,9 +98,8 @@ def compare(bundle, graph, operators, seed: int, device: str) -> None:
             np.testing.assert_allclose(seen.squared_value, states[slot] @ states[slot], rtol=SUM_TOLERANCE)
 
 
-@on_both_devices
-def test_an_evaluation_is_an_admm_step_at_the_mixture(bundle, graph, operators, device) -> None:
-    compare(bundle, graph, operators, 0, device)
+def test_an_evaluation_is_an_admm_step_at_the_mixture(step_bundle, open_step, operators) -> None:
+    compare(step_bundle, open_step, operators, 0)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -117,17 +109,17 @@ def test_an_evaluation_is_an_admm_step_at_the_mixture(bundle, graph, operators, 
     n_rows=st.integers(1, 40),
     lines=st.integers(1, 5),
 )
-def test_an_evaluation_at_any_size(bundle, graph, make_system_matrix, seed, size, n_rows, lines) -> None:
+def test_an_evaluation_at_any_size(step_bundle, graph, make_system_matrix, seed, size, n_rows, lines) -> None:
     grid = Grid((*size, 1), (0.002 * size[0], 0.002 * size[1], 0.002))
     rows = max(n_rows, -(-grid.n_voxels // 2))  # operators need as many real rows as voxels
     shape = (lines, -(-rows // lines) + 1)
-    compare(bundle, graph, make_operators(make_system_matrix(grid, rows, shape, seed)), seed, "cpu")
+    operators = make_operators(make_system_matrix(grid, rows, shape, seed))
+    compare(step_bundle, partial(OnnxStepRunner, graph, "cpu"), operators, seed)
 
 
-@on_both_devices
-def test_a_weight_of_one_gives_the_very_value(graph, operators, device) -> None:
+def test_a_weight_of_one_gives_the_very_value(open_step, operators) -> None:
     """So a solve resumes from exactly the point it goes back to: the evaluation repeats to the bit."""
-    step = DeviceStep(graph, operators, N_SLOTS, device)
+    step = DeviceStep(open_step(operators, N_SLOTS), operators)
     rng = np.random.default_rng(2)
     step.set_measurement(rng.standard_normal(operators.n_rows), 0.5)
     step.start(rng.standard_normal(operators.n_voxels).astype(np.float32))
@@ -139,34 +131,33 @@ def test_a_weight_of_one_gives_the_very_value(graph, operators, device) -> None:
     assert first.squared_residual == again.squared_residual
 
 
-@on_both_devices
-def test_what_the_slot_held_before_does_not_matter(graph, operators, device) -> None:
+def test_what_the_slot_held_before_does_not_matter(open_step, operators) -> None:
     """The slot written is part of an input too; its old content, however large, must leave no trace."""
     rng = np.random.default_rng(3)
     y, image = rng.standard_normal(operators.n_rows), rng.standard_normal(operators.n_voxels)
     reports = []
     for stale in (1.0, 1e8):
-        step = DeviceStep(graph, operators, N_SLOTS, device)
+        runner = open_step(operators, N_SLOTS)
+        step = DeviceStep(runner, operators)
         step.set_measurement(y, 0.5)
         step.start(np.full(operators.n_voxels, stale, np.float32))
         step.evaluate(np.eye(N_SLOTS)[START_SLOT], 0.0, 1)  # leaves large numbers in slot 1
         state = image.astype(np.float32)
-        images, data = step._inputs["images"].read(), step._inputs["data"].read()
+        images, data = runner.read("images"), runner.read("data")
         images[START_SLOT], data[START_SLOT] = 0.0, 0.0
         images[START_SLOT, 0], data[START_SLOT, 1] = state, operators.system_matrix @ state
-        step._inputs["images"].write(images)
-        step._inputs["data"].write(data)
+        runner.write("images", images)
+        runner.write("data", data)
         seen = step.evaluate(np.eye(N_SLOTS)[START_SLOT], 0.0, 1)
         reports.append((seen.squared_residual, seen.squared_value, *step.read_state(1)))
     np.testing.assert_array_equal(reports[0], reports[1])
 
 
-@on_both_devices
-def test_a_failed_frame_leaves_no_trace(graph, operators, device) -> None:
+def test_a_failed_frame_leaves_no_trace(open_step, operators) -> None:
     """NaN survives a weight of zero, so a new start has to take it out of every slot."""
     rng = np.random.default_rng(4)
     y, image = rng.standard_normal(operators.n_rows), rng.standard_normal(operators.n_voxels)
-    step = DeviceStep(graph, operators, N_SLOTS, device)
+    step = DeviceStep(open_step(operators, N_SLOTS), operators)
     start = np.eye(N_SLOTS)[START_SLOT]
     states = []
     for bad in (None, np.nan, None):
@@ -179,12 +170,12 @@ def test_a_failed_frame_leaves_no_trace(graph, operators, device) -> None:
 
 
 def test_operators_are_not_copied_on_the_cpu(graph, operators) -> None:
-    step = DeviceStep(graph, operators, N_SLOTS, "cpu")
+    runner = OnnxStepRunner(graph, "cpu", operators, N_SLOTS)
     for name in ("system_matrix", "weighted_adjoint", "inverse"):
-        assert step._inputs[name].row_address(0) == getattr(operators, name).ctypes.data
+        assert runner._inputs[name].row_address(0) == getattr(operators, name).ctypes.data
 
 
-@on_both_devices
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 def test_a_tensor_keeps_its_address(device) -> None:
     tensor = DeviceTensor(np.zeros((3, 2), np.float32), device)
     before = tensor.row_address(0)
@@ -202,14 +193,14 @@ def test_what_is_read_does_not_change_with_the_tensor() -> None:
 
 
 def test_unknown_device(graph, operators) -> None:
-    with pytest.raises(ProviderError, match="device is 'tensorrt'; expected one of cpu, cuda"):
-        DeviceStep(graph, operators, N_SLOTS, "tensorrt")
+    with pytest.raises(ProviderError, match="provider is 'tpu'; expected one of cpu, cuda"):
+        OnnxStepRunner(graph, "tpu", operators, N_SLOTS)
 
 
 @pytest.mark.skipif(has_cuda(), reason="this ONNX Runtime has the CUDA provider")
 def test_cuda_where_there_is_none(graph, operators) -> None:
     with pytest.raises(ProviderError, match="cuda is not in this build of ONNX Runtime"):
-        DeviceStep(graph, operators, N_SLOTS, "cuda")
+        OnnxStepRunner(graph, "cuda", operators, N_SLOTS)
 
 
 def test_cuda_is_asked_for_graphs_and_against_any_other_provider(graph, operators, monkeypatch) -> None:
@@ -227,7 +218,7 @@ def test_cuda_is_asked_for_graphs_and_against_any_other_provider(graph, operator
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", listen)
     with pytest.raises(BundleError):
-        DeviceStep(graph, operators, N_SLOTS, "cuda")
+        OnnxStepRunner(graph, "cuda", operators, N_SLOTS)
     expected = ("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})
     assert seen == {"providers": [expected], "no_fallback": "1"}
 
@@ -235,15 +226,15 @@ def test_cuda_is_asked_for_graphs_and_against_any_other_provider(graph, operator
 def test_images_of_several_slices_are_refused(graph, make_system_matrix) -> None:
     operators = make_operators(make_system_matrix(Grid((3, 2, 2), (0.006, 0.004, 0.004)), 20, (4, 6), 1))
     with pytest.raises(PairingError, match="2 slices"):
-        DeviceStep(graph, operators, N_SLOTS, "cpu")
+        OnnxStepRunner(graph, "cpu", operators, N_SLOTS)
 
 
-def test_another_network_is_no_step(bundle, operators) -> None:
+def test_another_network_is_no_step(step_bundle, operators) -> None:
     with pytest.raises(BundleError, match=r"inputs of the step are \['v'\].*deqmpi-export add-step"):
-        DeviceStep(bundle.read_network("rdn"), operators, N_SLOTS, "cpu")
+        OnnxStepRunner(step_bundle.read_network("rdn"), "cpu", operators, N_SLOTS)
 
 
-def test_a_slot_has_rows_for_value_and_residual(graph, operators) -> None:
-    step = DeviceStep(graph, operators, N_SLOTS, "cpu")
-    assert step._inputs["images"].shape == (N_SLOTS, SLOT_ROWS, operators.n_voxels)
-    assert step._inputs["data"].shape == (N_SLOTS, SLOT_ROWS, operators.n_rows)
+def test_a_slot_has_rows_for_value_and_residual(open_step, operators) -> None:
+    runner = open_step(operators, N_SLOTS)
+    assert runner.read("images").shape == (N_SLOTS, SLOT_ROWS, operators.n_voxels)
+    assert runner.read("data").shape == (N_SLOTS, SLOT_ROWS, operators.n_rows)

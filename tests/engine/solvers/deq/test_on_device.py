@@ -46,23 +46,12 @@ CONFIGS = {
     "one evaluation": FixedPointConfig(max_iterations=1),
 }
 
-needs_cuda = pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-    reason="this ONNX Runtime has no CUDA provider; run it on a GPU with deq-mpi[gpu]",
-)
-on_both_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 
-
-@pytest.fixture(scope="module")
-def bundle():
-    return load_bundle(FIXTURES / "step-bundle")
-
-
-def pair(bundle, operators, config, device="cpu"):
+def pair(bundle, operators, config, provider="cpu"):
     reference = Equilibrium(
         operators, OnnxPrior(bundle), OnnxConsistency(bundle), config, bundle.manifest.dual_start
     )
-    return reference, ResidentEquilibrium.of_bundle(bundle, operators, config, device)
+    return reference, ResidentEquilibrium.of_bundle(bundle, operators, config, provider)
 
 
 def close(found, expected, tolerance) -> None:
@@ -72,14 +61,14 @@ def close(found, expected, tolerance) -> None:
     np.testing.assert_allclose(found.value, expected.value, rtol=0, atol=tolerance * expected.value.max())
 
 
-@on_both_devices
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("dual_start", [0.0, 20.0])
 def test_images_and_iterations_are_those_of_the_other_solver(
-    bundle, problem, name, dual_start, device
+    runnable_bundle, problem, name, dual_start, provider
 ) -> None:
+    bundle = runnable_bundle(problem.operators)
     started = replace(bundle, manifest=replace(bundle.manifest, dual_start=dual_start))
-    reference, resident = pair(started, problem.operators, CONFIGS[name], device)
+    reference, resident = pair(started, problem.operators, CONFIGS[name], provider)
     assert resident.settings == reference.settings
     assert resident.operators is problem.operators
     tolerance = STEADY_TOLERANCE if name in {"plain", "one evaluation"} else IMAGE_TOLERANCE
@@ -91,8 +80,8 @@ def test_images_and_iterations_are_those_of_the_other_solver(
         assert found.stats.iterations == len(found.stats.residuals)
 
 
-def test_it_stops_at_the_tolerance(bundle, problem) -> None:
-    _, resident = pair(bundle, problem.operators, CONFIGS["to the tolerance"])
+def test_it_stops_at_the_tolerance(step_bundle, problem) -> None:
+    _, resident = pair(step_bundle, problem.operators, CONFIGS["to the tolerance"])
     for solution in resident.solve(problem.measurements):
         assert solution.result is Result.CONVERGED
         assert 1 < solution.stats.iterations < CONFIGS["to the tolerance"].max_iterations
@@ -103,11 +92,10 @@ def test_it_stops_at_the_tolerance(bundle, problem) -> None:
         )
 
 
-@on_both_devices
-def test_rejected_steps_go_back_as_they_do_there(bundle, problem, device) -> None:
+def test_rejected_steps_go_back_as_they_do_there(runnable_bundle, problem, provider) -> None:
     """beta = 4 over-relaxes: the safeguard has to act."""
     config = FixedPointConfig(memory=0, beta=4.0, tolerance=0.0, max_iterations=25)
-    reference, resident = pair(bundle, problem.operators, config, device)
+    reference, resident = pair(runnable_bundle(problem.operators), problem.operators, config, provider)
     solutions = reference.solve(problem.measurements)
     assert sum(solution.stats.restarts for solution in solutions) > 0
     for found, expected in zip(resident.solve(problem.measurements), solutions, strict=True):
@@ -116,17 +104,18 @@ def test_rejected_steps_go_back_as_they_do_there(bundle, problem, device) -> Non
         close(found, expected, STEADY_TOLERANCE)
 
 
-def test_a_frame_does_not_depend_on_those_before_it(bundle, problem) -> None:
-    _, resident = pair(bundle, problem.operators, FixedPointConfig())
+def test_a_frame_does_not_depend_on_those_before_it(step_bundle, problem) -> None:
+    _, resident = pair(step_bundle, problem.operators, FixedPointConfig())
     together = resident.solve(problem.measurements)
     for measurement, solution in zip(problem.measurements, together, strict=True):
-        _, fresh = pair(bundle, problem.operators, FixedPointConfig())
+        _, fresh = pair(step_bundle, problem.operators, FixedPointConfig())
         (alone,) = fresh.solve([measurement])
         np.testing.assert_array_equal(alone.value, solution.value)
 
 
-def test_a_damaged_frame_raises_and_the_next_one_is_solved(bundle, problem) -> None:
-    _, resident = pair(bundle, problem.operators, FixedPointConfig())
+def test_a_damaged_frame_raises_and_the_next_one_is_solved(runnable_bundle, problem, provider) -> None:
+    operators = problem.operators
+    _, resident = pair(runnable_bundle(operators), operators, FixedPointConfig(), provider)
     good = problem.measurements[0]
     (before,) = resident.solve([good])
     with pytest.raises(NonFiniteError, match="evaluation 1 of the fixed-point map"):
@@ -135,8 +124,8 @@ def test_a_damaged_frame_raises_and_the_next_one_is_solved(bundle, problem) -> N
     np.testing.assert_array_equal(after.value, before.value)
 
 
-def test_a_measurement_without_noise_level_is_refused(bundle, problem) -> None:
-    _, resident = pair(bundle, problem.operators, FixedPointConfig())
+def test_a_measurement_without_noise_level_is_refused(step_bundle, problem) -> None:
+    _, resident = pair(step_bundle, problem.operators, FixedPointConfig())
     with pytest.raises(PairingError, match="give sigma"):
         resident.solve([replace(problem.measurements[0], epsilon=None)])
 
@@ -154,15 +143,16 @@ def test_a_bundle_of_another_method_is_refused(problem) -> None:
         ResidentEquilibrium.of_bundle(other, problem.operators, FixedPointConfig(), "cpu")
 
 
-def test_the_provider_chooses_the_solver(problem, monkeypatch) -> None:
-    """With the CPU nothing changes; with CUDA and a step the states stay on the device."""
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt-native"])
+def test_the_provider_chooses_the_solver(problem, monkeypatch, provider) -> None:
+    """With the CPU nothing changes; on a GPU and with a step the states stay on the device."""
     with_step = MethodSettings(model=FIXTURES / "step-bundle")
     assert isinstance(open_method("deq", problem.operators, with_step), Equilibrium)
     opened = []
     monkeypatch.setattr(ResidentEquilibrium, "of_bundle", lambda *arguments: opened.append(arguments))
-    open_method("deq", problem.operators, replace(with_step, provider="cuda", max_iterations=7))
-    ((bundle, operators, config),) = opened
-    assert (bundle.path, operators) == (FIXTURES / "step-bundle", problem.operators)
+    open_method("deq", problem.operators, replace(with_step, provider=provider, max_iterations=7))
+    ((bundle, operators, config, chosen),) = opened
+    assert (bundle.path, operators, chosen) == (FIXTURES / "step-bundle", problem.operators, provider)
     assert config == FixedPointConfig(max_iterations=7)
 
 
