@@ -169,7 +169,7 @@ def test_settings_without_a_meaning_are_refused(operators, method) -> None:
         "row_weighting": "l2",
     }
     for name in everything.keys() - METHODS[method].settings:
-        with pytest.raises(ConfigError, match=f"{name} has no meaning for the method {method}"):
+        with pytest.raises(ConfigError, match=f"^{name} .*{method}"):
             open_method(method, operators, MethodSettings(**{name: everything[name]}))
 
 
@@ -182,7 +182,7 @@ def test_the_methods_that_work_as_installed_stand_before_those_that_need_a_bundl
 
 
 def test_an_unknown_method(run, operators) -> None:
-    with pytest.raises(ConfigError, match="'magic'.* least-squares, .*--model BUNDLE unrolled, "):
+    with pytest.raises(ConfigError, match=r"'magic'.* least-squares, .*--model BUNDLE unrolled, "):
         open_method("magic", operators)
     one_line_error(run("magic"), "'magic'")
 
@@ -246,13 +246,13 @@ def test_row_orders(run, tmp_path) -> None:
 def test_a_second_core_is_refused_where_the_networks_run_elsewhere(folder, threads) -> None:
     operators = load_operators(folder / "operators.h5")
     settings = MethodSettings(model=BUNDLES["deq"], provider="cuda", threads=threads)
-    with pytest.raises(ConfigError, match=f"threads is {threads} with provider cuda; expected 1"):
+    with pytest.raises(ConfigError, match=f"threads is {threads} .*cuda"):
         open_method("deq", operators, settings)
 
 
 @pytest.mark.parametrize("threads", [0, 3, True, 2.0, "two"])
 def test_impossible_numbers_of_threads(threads) -> None:
-    with pytest.raises(ConfigError, match=r"threads is .*; expected 1, 2 or auto"):
+    with pytest.raises(ConfigError, match=r"threads .*1, 2 or auto"):
         MethodSettings(threads=threads)
 
 
@@ -274,5 +274,5 @@ def test_recon_takes_threads_and_sequences(folder, tmp_path, options) -> None:
 
 
 def test_threads_have_no_meaning_for_other_methods(folder) -> None:
-    with pytest.raises(ConfigError, match="threads has no meaning for the method admm-l1"):
+    with pytest.raises(ConfigError, match=r"threads .*admm-l1"):
         open_method("admm-l1", load_operators(folder / "operators.h5"), MethodSettings(threads=2))
