@@ -1,4 +1,4 @@
-"""Where this project keeps what can be made again: a folder of the user's cache."""
+"""The folder of the user's cache in which this project keeps what can be made again."""
 
 import os
 import sys
