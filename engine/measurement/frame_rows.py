@@ -1,4 +1,4 @@
-"""From raw frames to the complex rows of the operators, with nothing subtracted yet."""
+"""Rows of raw frames: the complex ones of the operators, with nothing subtracted yet."""
 
 import numpy as np
 import scipy.fft
@@ -48,12 +48,12 @@ def spectra_of(frame: RawFrame, conversion: NDArray[np.float64] | None = None) -
 
 
 class FrameRows:
-    """Take the rows of some operators out of spectra.
+    """Rows of some operators, taken out of the spectra of frames.
 
     Parameters
     ----------
     operators : Operators
-        Whose rows.
+        Operators whose rows are taken.
     """
 
     def __init__(self, operators: Operators) -> None:
@@ -92,7 +92,7 @@ class FrameRows:
             )
 
     def rows(self, frame: RawFrame, spectra: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        """Return the rows (M,) of spectra (J, C, K) that `spectra_of` made of a frame of this layout."""
+        """Return the rows, complex128 (M,), of spectra (J, C, K) that `spectra_of` made of such a frame."""
         return spectra[self._places_of(self._bins_of(frame))]
 
     def _bins_of(self, frame: RawFrame) -> NDArray[np.int64]:
@@ -125,7 +125,7 @@ class FrameRows:
 
 
 def not_finite_channels(frame: RawFrame) -> NDArray[np.int64]:
-    """Return the receive channels of a frame with NaN or infinity, 0-based."""
+    """Return the receive channels of a frame with NaN or infinity: int64 (n,), 0-based, increasing."""
     return np.flatnonzero(~np.isfinite(frame.data).all(axis=(0, 2)))
 
 
@@ -139,6 +139,11 @@ def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64
     limit : float or None
         Largest |raw value| that the receiver can give; None for the ends of an integer type, and for no
         check of floating-point values.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Channels in increasing order.
     """
     data = frame.data
     if np.iscomplexobj(data):
@@ -154,7 +159,7 @@ def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64
 
 
 def _row_bins(operators: Operators) -> NDArray[np.int64]:
-    """Bin of each row on the full frequency axis, shape (M,)."""
+    """Bin of each row on the full frequency axis, int64 (M,)."""
     return operators.acquisition.bins[operators.layout.index % operators.layout.shape[1]]
 
 
@@ -176,13 +181,14 @@ def row_places(
     Parameters
     ----------
     operators : Operators
-        Whose rows.
+        Operators whose rows are looked for.
     stored_bins : ndarray of int64, shape (K,)
         Bins of the last axis, 0-based on the full axis, increasing; all bins in use among them.
 
     Returns
     -------
     period, channel, column : ndarray of int64, shape (M,)
+        Index of each row along the three axes.
 
     Raises
     ------
