@@ -18,23 +18,15 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf
 from benchmarks.contestants.run_contestants import from_run
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.quality import effort, image_quality, reconstruct
-from benchmarks.harness.record import ROOT, markdown_table
+from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, TRAIN_SNRS, frames_of_test_split, reference_scan
 from engine.mpi.metrics import psnr_db
 
 FRAMES, QUICK_FRAMES = 128, 4
 
-FORMER = ROOT / "models" / "former-reference"
-"""Run folder of the model that shipped before: unconditioned, 12 features, trained at 15 to 35 dB."""
-
-REFERENCE, SPECIALIST, UNCONDITIONED, FORMER_REFERENCE = (
-    "reference",
-    "specialist",
-    "unconditioned",
-    "former reference",
-)
+REFERENCE, SPECIALIST, UNCONDITIONED = "reference", "specialist", "unconditioned"
 """Kinds of models: the shipped one; its networks trained further at one SNR; small ones trained at one SNR
-from the start; the one that shipped before."""
+from the start."""
 
 LARGEST_MISMATCH = 20.0
 """dB between training and test, up to which models for one SNR are tested."""
@@ -50,7 +42,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Model:
-    """A model, its kind, and the SNR in dB it was trained at; None for a range of them."""
+    """A model, its kind, and the SNR in dB it was trained at; None for the reference, trained at a range."""
 
     kind: str
     train_snr: float | None
@@ -84,8 +76,7 @@ def run(quick: bool, output: Path) -> None:
             f"ships, one for all. A `{SPECIALIST}` is the same pair of networks trained further at one SNR "
             f"(`benchmarks/contestants/specialist_models.py`), an `{UNCONDITIONED}` model one with 12 "
             "features that does "
-            "not see the noise level, trained at one SNR (`benchmarks/contestants/ablation_models.py`). "
-            f"`{FORMER_REFERENCE}`: unconditioned, 12 features, trained at 15 to 35 dB.",
+            "not see the noise level, trained at one SNR (`benchmarks/contestants/ablation_models.py`).",
             "## Every model where it was trained",
             "In brackets: how far the reference is ahead, mean and standard error of the differences of the "
             "single frames.",
@@ -116,11 +107,6 @@ def _others(shelf: ModelShelf, benchmark: BenchmarkRun) -> Iterator[Model]:
                 yield Model(kind, snr, make())
             except MissingModelError as error:
                 benchmark.leave_out(str(error))
-    try:
-        remedy = "put the run of the model that shipped before there"
-        yield Model(FORMER_REFERENCE, None, from_run(FORMER_REFERENCE, FORMER, remedy, shelf))
-    except MissingModelError as error:
-        benchmark.leave_out(str(error))
 
 
 def _label(kind: str, train_snr: float | None) -> str:
@@ -250,7 +236,7 @@ def _courses(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _picture(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     absolute, relative = figure.subplots(1, 2)
-    styles = {SPECIALIST: ("o", "-"), UNCONDITIONED: ("s", "--"), FORMER_REFERENCE: ("^", "-.")}
+    styles = {SPECIALIST: ("o", "-"), UNCONDITIONED: ("s", "--")}
     for model, course in _courses(rows).items():
         kind, train = course[0]["kind"], course[0]["train_snr_db"]
         colour = "k" if train is None else f"C{TRAIN_SNRS.index(train)}"

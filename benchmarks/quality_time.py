@@ -23,6 +23,7 @@ from benchmarks.harness.quality import image_quality
 from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.errors import BundleError
+from engine.reconstruction.methods import WITH_A_BUNDLE
 from export.errors import ExportError, ParityError
 
 FRAMES = 32
@@ -50,10 +51,6 @@ LIMITS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 )
 """Limits on the iterations of each method, besides the one it has by default."""
 
-WITHOUT_BUNDLE = ("unrolled", "end-to-end", "deq-ball")
-"""Methods whose networks do not ship: those trained at the SNR of the test are used."""
-
-
 Row = Mapping[str, Any]
 
 
@@ -70,7 +67,7 @@ def run(quick: bool, output: Path) -> None:
         rows = benchmark.rows
         blocks = [
             "Single frames on one core, from whitened rows to the image. "
-            f"{', '.join(WITHOUT_BUNDLE)}: networks trained at the SNR of the test.",
+            f"{', '.join(WITH_A_BUNDLE)}: networks trained at the SNR of the test.",
             f"## Iterations and milliseconds of a frame (Table III), at {SNRS[0]:g} dB",
             "Ours at the limit that each method has by default. The paper's times are of a Tesla V100.",
             markdown_table(beside_table_iii(rows)),
@@ -87,8 +84,8 @@ def _methods(snr: float, benchmark: BenchmarkRun) -> list[Contestant]:
     found = []
     for method in LIMITS:
         try:
-            own = method in WITHOUT_BUNDLE
-            found.append(trained_at(method, snr, shelf, method) if own else as_shipped(method))
+            ships = method not in WITH_A_BUNDLE
+            found.append(as_shipped(method) if ships else trained_at(method, snr, shelf, method))
         except (MissingModelError, BundleError, ExportError, ParityError) as error:
             benchmark.leave_out(f"{method}, {snr:g} dB: {error}")
     return found

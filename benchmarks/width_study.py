@@ -42,8 +42,6 @@ TIMED_SNR = 25.0
 """dB of the timed frames; the time does not depend on it, as the number of evaluations is given."""
 
 MODELS = ROOT / "models"
-NAMES = ("reference", "former-reference")
-"""Run folders beside `models/fast`, where there is one, and those in `models/width`."""
 
 WIDTHS, BLOCKS, LAYERS, LC_FEATURES = (8, 12, 16, 24), (2, 3, 4), (2, 3, 4), (4, 8, 16)
 """Sizes that are timed without training."""
@@ -84,11 +82,9 @@ def run(quick: bool, output: Path) -> None:
 
 def _networks(shelf: ModelShelf, benchmark: BenchmarkRun) -> list[Network]:
     """Return every trained network that is there."""
-    folders = [MODELS / name for name in NAMES]
     more = (*MODELS.glob(f"fast/{CONFIG_FILE}"), *sorted(MODELS.glob(f"width/*/{CONFIG_FILE}")))
-    folders += [config.parent for config in more]
     found = []
-    for folder in folders:
+    for folder in (MODELS / "reference", *(config.parent for config in more)):
         try:
             found.append(_network(folder, shelf))
         except MissingModelError as error:

@@ -209,5 +209,6 @@ def picture(rows: Sequence[Row], shipped: Shipped) -> Figure:
         title="numbers: evaluations of the map",
     )
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False, loc="lower right")
+    axes.margins(y=0.1)
+    axes.legend(frameon=False, loc="best")
     return figure

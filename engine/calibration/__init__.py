@@ -1,1 +1,1 @@
-"""From a system matrix to operators: which rows, on which grid."""
+"""Calibration, from a system matrix to operators: which rows, on which grid."""

@@ -1,4 +1,4 @@
-"""What a calibration may be asked for: which rows, on which grid."""
+"""Settings of a calibration: which rows, on which grid."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from engine.errors import ConfigError
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """Which rows of a system matrix are used, and on which grid.
+    """Settings of a calibration: which rows of a system matrix are used, and on which grid.
 
     Attributes
     ----------
@@ -17,21 +17,21 @@ class CalibrationConfig:
     harmonics : tuple of int, optional
         First and last harmonic of the drive frequency to keep; None for no such restriction.
     harmonic_half_width : float
-        Hz kept on both sides of each harmonic; 650 Hz are 13 bins of 100 Hz.
+        Width in Hz kept on both sides of each harmonic; 650 Hz are 13 bins of 100 Hz.
     min_frequency : float
-        Hz.
+        Smallest frequency kept, in Hz.
     max_frequency : float, optional
-        Hz; None for the receiver bandwidth.
+        Largest frequency kept, in Hz; None for the receiver bandwidth.
     channels : tuple of int, optional
         Receive channels, 0-based; None for all.
     upsample : int
         Refinement of the grid by bicubic interpolation of the system matrix.
     smooth : bool
-        Replace A by A U D, as for data emulated with A itself (Sec. IV-D).
+        Whether A U D takes the place of A, as for data emulated with A itself (Sec. IV-D).
     rank : int, optional
         Singular triplets of the least-squares start; None for the default of `make_operators`.
     factors : int, optional
-        Keep so many singular triplets of the system matrix in its place; None keeps the matrix.
+        Number of singular triplets kept in place of the system matrix; None keeps the matrix.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From an MDF calibration to a whitened system matrix: band, noise, SNR threshold, dense layout."""
+"""Row selection, from an MDF calibration to a whitened matrix: band, noise, SNR threshold, dense layout."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class SelectedRows:
     snr : ndarray of float64, shape (M,)
         Signal-to-noise ratio of each row.
     snr_source : str
-        Where the SNR came from, in words.
+        Origin of the SNR, in words.
     harmonic : ndarray of int64, shape (M,), optional
         Harmonic to which each row belongs; None if harmonics were not selected.
     """
@@ -135,7 +135,10 @@ def _selected_channels(file: MdfFile, config: CalibrationConfig) -> NDArray[np.i
 def _candidate_columns(
     file: MdfFile, config: CalibrationConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """Find the stored positions of the bins in the band, by increasing bin, and the harmonic of each."""
+    """Find the stored positions of the bins in the band, by increasing bin, and the harmonic of each.
+
+    Both are int64 of shape (n_columns,); harmonics are None if none were selected.
+    """
     frequency = frequencies(file)
     inside = frequency_band(frequency, config.min_frequency, config.max_frequency)
     harmonic = None
@@ -154,7 +157,7 @@ def _candidate_columns(
 
 
 def _drive_frequency(file: MdfFile) -> float:
-    """Frequency of the channels that are switched on in some period."""
+    """Frequency in Hz of the drive channels that are switched on in some period."""
     field = file.acquisition.drivefield
     is_on = np.any(field.strength != 0, axis=0)
     return drive_frequency(field.base_frequency, field.divider[is_on] if is_on.any() else field.divider)
@@ -167,7 +170,7 @@ def _snr(
     channels: NDArray[np.int64],
     columns: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], str]:
-    """Find the SNR (J, channels, columns) of all candidates, and where it comes from in words."""
+    """Find the SNR of all candidates, float64 (J, channels, columns), and say where it comes from."""
     stored = calibration_snr(file)
     if stored is None:
         return row_snr(foreground, noise), "computed from the background frames"

@@ -31,7 +31,7 @@ from engine.networks.sessions import PROVIDER_NAMES
 from engine.operators.operators_file import load_operators
 from engine.reconstruction.interval_store import require_intervals, stored_intervals
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, bundle_of, open_method
+from engine.reconstruction.methods import CHOICES, METHODS, bundle_of, open_method
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 from engine.reconstruction.report import FrameReport
 from engine.solvers.frame_solver import FrameSolver
@@ -51,11 +51,7 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS, Result.DEADLINE)
 @click.option(
     "--operators", type=click.Path(path_type=Path), required=True, help="Operators of the system matrix."
 )
-@click.option(
-    "--method",
-    type=click.Choice(list(METHODS)),
-    help="How to reconstruct.  [that of --model, else deq]",
-)
+@click.option("--method", metavar="NAME", help=f"How to reconstruct: {CHOICES}.  [that of --model, else deq]")
 @click.option("--model", type=click.Path(path_type=Path), help="Bundle folder or shipped name.  [reference]")
 @click.option(
     "--solver",

@@ -1,4 +1,4 @@
-"""How numbers are computed while a frame is reconstructed: denormals as zero, BLAS on one thread.
+"""Arithmetic while a frame is reconstructed: denormal numbers count as zero, BLAS runs on one thread.
 
 A processor takes a hundred times as long over numbers below 1e-38 as over others, so that one frame of nearly
 nothing would come late. ONNX Runtime has a switch of its own for this, but it acts only for the thread that
@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from engine.machine.compiled import kernel
 
 IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64", "i686")
-"""Elsewhere nothing is switched: on ARM denormals cost little."""
+"""Whether the processor is one whose switch is set: on ARM denormals cost little, and nothing is switched."""
 
 FLUSH_TO_ZERO: Final = 0x8040
 """Bits of the register MXCSR: results (15) and operands (6) that are denormal count as zero."""

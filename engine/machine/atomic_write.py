@@ -1,4 +1,4 @@
-"""Outputs appear complete or not at all: write to a temporary name next to the target, then rename."""
+"""Outputs that appear complete or not at all: written under a temporary name, then renamed."""
 
 import os
 import secrets

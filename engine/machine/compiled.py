@@ -1,4 +1,4 @@
-"""How the loops that numpy cannot express are compiled: one decorator with the settings of every kernel."""
+"""Compilation of the loops that numpy cannot express: one decorator with the settings of every kernel."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 import numba
 
 FASTMATH = frozenset({"reassoc", "contract", "arcp"})
-"""Sums may be reordered, so that they use vector registers, and a * b + c fused.
+"""Liberties of the compiler: sums may be reordered, so that they use vector registers, and a * b + c fused.
 
 NaN and infinity keep their meaning: a kernel that is given one returns one, and the caller can say so.
 """
@@ -24,7 +24,7 @@ def kernel(*signatures: str) -> Callable[[Kernel], Kernel]:
     Parameters
     ----------
     *signatures : str
-        In numba's notation, with contiguous arrays declared as such: "void(float32[:, ::1], int64[::1])".
+        Argument types in numba's notation, contiguous arrays as such: "void(float32[:, ::1], int64[::1])".
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Is there room for a batch? Asked before the first frame: Linux promises memory that it does not have."""
+"""Room for a batch, asked for before the first frame: Linux promises memory that it does not have."""
 
 from pathlib import Path
 
@@ -28,9 +28,9 @@ def require_memory(n_bytes: int, purpose: str, remedy: str) -> None:
     Parameters
     ----------
     n_bytes : int
-        Needed.
+        Bytes needed.
     purpose, remedy : str
-        What for, and what to do otherwise, for the message.
+        Words of the message: what the memory is for, and what to do without it.
 
     Raises
     ------

@@ -21,7 +21,7 @@ Task = Callable[[], None]
 
 
 class Lanes(Protocol):
-    """Where two tasks are done."""
+    """Places where two tasks are done: one after the other on one core, or side by side on two."""
 
     @property
     def count(self) -> int:

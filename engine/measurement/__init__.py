@@ -1,1 +1,1 @@
-"""From a raw frame to normalised rows: spectra, rows, background, whitening, scale."""
+"""Measurements, from a raw frame to normalised rows: spectra, rows, background, whitening, scale."""

@@ -7,7 +7,7 @@ from engine.measurement.raw_frame import RawFrame
 
 
 class RunningBackground:
-    """What the scanner receives without a sample, followed while it drifts.
+    """Background: the mean of what the scanner receives without a sample, followed while it drifts.
 
     The mean is that of all empty frames until there are `window` of them, and forgets with a time constant of
     `window` frames from then on. It is kept as spectra, so that it outlives a change of operators.
@@ -41,17 +41,17 @@ class RunningBackground:
 
     @property
     def mean(self) -> NDArray[np.complex128]:
-        """Mean spectra (J, C, K); only with `n_frames` > 0."""
+        """Mean spectra, complex128 (J, C, K); only with `n_frames` > 0."""
         return self._mean
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """Variance per real component (J, C, K); only with `n_frames` > 1."""
+        """Variance per real component, float64 (J, C, K); only with `n_frames` > 1."""
         return self._variance
 
     @property
     def change(self) -> NDArray[np.complex128]:
-        """Mean minus the mean of the first `window` frames (J, C, K); zero until there are as many."""
+        """Mean less that of the first `window` frames, complex128 (J, C, K); zero until there are as many."""
         return self._mean - self._first
 
     def fits(self, frame: RawFrame) -> bool:
@@ -64,9 +64,9 @@ class RunningBackground:
         Parameters
         ----------
         frame : RawFrame
-            The frame.
+            The empty frame.
         spectra : ndarray of complex128, shape (J, C, K)
-            Of the frame; kept.
+            Spectra of the frame; kept, so they must not be changed any more.
         """
         if self._layout != layout_of(frame):
             self.forget()

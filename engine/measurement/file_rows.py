@@ -1,4 +1,4 @@
-"""From a measurement to the whitened rows that belong to an operators file."""
+"""Rows of a measurement file: whitened, and those that belong to the operators."""
 
 import math
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class MeasurementRows:
         Standard deviation per real row of the measurement's own background frames in whitened units: 1 if
         the noise is that of the calibration, None with fewer than two frames.
     notes : tuple of str
-        What a reader of the result should know about the handling of the background.
+        Sentences about the handling of the background that a reader of the result should know.
     """
 
     rows: NDArray[np.float32]
@@ -59,7 +59,7 @@ def measurement_rows(file: MdfFile, operators: Operators) -> MeasurementRows:
     file : MdfFile
         Measurement with at least one foreground frame.
     operators : Operators
-        Of the system matrix to reconstruct with.
+        Operators of the system matrix to reconstruct with.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def whiten_rows(spectra: NDArray[np.complexfloating], operators: Operators) -> N
         Unnormalised forward FFT of each period in the unit of the calibration. C counts all receive channels
         of the calibration. K is either the full axis (V // 2 + 1) or the bins `operators.acquisition.bins`.
     operators : Operators
-        Of the system matrix to reconstruct with.
+        Operators of the system matrix to reconstruct with.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From raw frames to the complex rows of the operators, with nothing subtracted yet."""
+"""Rows of raw frames: the complex ones of the operators, with nothing subtracted yet."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,7 @@ class FrameRows:
 
 
 def not_finite_channels(frame: RawFrame) -> NDArray[np.int64]:
-    """Return the receive channels of a frame with NaN or infinity, 0-based."""
+    """Return the receive channels of a frame with NaN or infinity: int64 (n,), 0-based, increasing."""
     return np.flatnonzero(~np.isfinite(frame.data).all(axis=(0, 2)))
 
 
@@ -125,6 +125,11 @@ def saturated_channels(frame: RawFrame, limit: float | None) -> NDArray[np.int64
     limit : float or None
         Largest |raw value| that the receiver can give; None for the ends of an integer type, and for no
         check of floating-point values.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Channels in increasing order.
     """
     data = frame.data
     if np.iscomplexobj(data):
@@ -186,6 +191,7 @@ def row_places(
     Returns
     -------
     period, channel, column : ndarray of int64, shape (M,)
+        Index of each row along the three axes.
 
     Raises
     ------

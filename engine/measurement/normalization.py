@@ -1,4 +1,4 @@
-"""Bring a measurement to the units in which the networks live: peak about 1, known noise level."""
+"""Normalisation of a measurement to the units in which the networks live: peak about 1, known noise level."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SIGMA_FLOOR = 1e-4
 """Smallest noise level, relative to the rms of the data (80 dB): keeps epsilon positive without noise."""
 
 EPSILON_RANGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-"""What single precision, in which the networks get epsilon, can hold."""
+"""Range of single precision, in which the networks get epsilon."""
 
 SNR_FLOOR_DB = -20.0
 """Lowest SNR that a measurement is said to have: below it the estimate is the scatter of the noise."""
@@ -58,7 +58,7 @@ class NormalizedMeasurement:
     remainder: float
 
     def data_dual(self, size: float) -> Float32Array:
-        """Return `size` (y - U U^T y) / sigma, a data dual d0 (R,) to start an equilibrium with.
+        """Return `size` (y - U U^T y) / sigma, float32 (R,): a data dual d0 to start an equilibrium with.
 
         Psi_LC lays z0 on the ball around y, so at the fixed point d0 points along y - A x, of which the noise
         that no image explains is the largest part, and its length hardly depends on the noise level. Started
@@ -130,7 +130,7 @@ def normalize(
     rows : ndarray of float, shape (R,)
         Whitened real-stacked rows.
     operators : Operators
-        The operators they belong to.
+        Operators that the rows belong to.
     sigma : float, optional
         Noise standard deviation per real row in whitened units, instead of the estimate.
 

@@ -25,7 +25,7 @@ class RawFrame:
         Bins of spectra, 0-based on the full axis, increasing. None for the full axis (V // 2 + 1), or else
         for the bins of the calibration.
     acquired_ns : int, optional
-        When it was taken, on the producer's clock: nanoseconds since 1970-01-01 UTC.
+        Time of the acquisition on the producer's clock: nanoseconds since 1970-01-01 UTC.
     """
 
     sequence: int

@@ -128,7 +128,9 @@ def default_bundle_path(method: str = "deq") -> Path:
     if method not in NETWORKS:
         raise BundleError(f"method is {method!r}; expected one that has networks: {', '.join(NETWORKS)}")
     if method not in SHIPPED:
-        raise BundleError(f"method {method} needs a bundle: none ships; give one with --model BUNDLE")
+        raise BundleError(
+            f"no networks of the method {method} ship; expected a bundle of it; name one with --model BUNDLE"
+        )
     return shipped_bundle_path(SHIPPED[method])
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from engine.errors import ConfigError
 from engine.fixed_point.config import FixedPointConfig
 from engine.networks.axis_ranges import axis_lengths
-from engine.networks.bundle import Bundle, load_bundle
+from engine.networks.bundle import SHIPPED, Bundle, load_bundle
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.solvers.frame_solver import FrameSolver
@@ -75,7 +75,7 @@ def open_method(
     if name is None:
         name = DEFAULT_METHOD if settings.model is None else load_bundle(settings.model).manifest.method
     if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
+        raise ConfigError(f"unknown method {name!r}; expected one of {CHOICES}")
     method = METHODS[name]
     for setting in settings.given():
         if setting not in method.settings:
@@ -280,3 +280,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 """The methods, the simplest first."""
+
+OUT_OF_THE_BOX = tuple(name for name, method in METHODS.items() if not method.needs_model or name in SHIPPED)
+"""Methods that work as installed: they have no networks, or some that ship."""
+
+WITH_A_BUNDLE = tuple(name for name in METHODS if name not in OUT_OF_THE_BOX)
+"""Methods whose networks do not ship: they need a bundle that the user names."""
+
+CHOICES = f"{', '.join(OUT_OF_THE_BOX)}, or with --model BUNDLE {', '.join(WITH_A_BUNDLE)}"
+"""The methods in one line, for messages and help texts."""

@@ -138,19 +138,19 @@ def test_generators_make_images_of_any_shape(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("stops", [[], [0, 3], [41]])
 def test_snapshots_out_of_range_are_refused(well_posed, noisy, stops: list[int]) -> None:
-    with pytest.raises(InputError, match="expected numbers of iterations between 1 and 40"):
+    with pytest.raises(InputError, match="1 and 40"):
         next(fit_deep_image_prior(well_posed.operators, noisy, SMALL, stops))
 
 
 def test_a_grid_that_is_no_plane_is_refused(well_posed, noisy) -> None:
     thick = dataclasses.replace(well_posed.operators, grid=Grid((5, 2, 2), (0.01, 0.004, 0.004)))
-    with pytest.raises(InputError, match="5 x 2 x 2 voxels"):
+    with pytest.raises(InputError, match="5 x 2 x 2"):
         deep_image_prior(thick, noisy, SMALL)
 
 
 def test_a_fit_that_blows_up_is_an_error(well_posed, noisy) -> None:
     broken = dataclasses.replace(noisy[1], explained=noisy[1].explained * np.float32(np.inf))
-    with pytest.raises(NonFiniteError, match=r"1 of 3 images hold NaN or infinity after 2 iterations"):
+    with pytest.raises(NonFiniteError, match=r"1 of 3 images .*2 iterations"):
         deep_image_prior(
             well_posed.operators, [noisy[0], broken, noisy[2]], dataclasses.replace(SMALL, iterations=2)
         )

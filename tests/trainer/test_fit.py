@@ -161,7 +161,7 @@ def test_interrupted_and_resumed_is_the_same_as_straight_on(
 ) -> None:
     run_dir = tmp_path / "run"
     interrupt_after(number)
-    with pytest.raises(InterruptedRunError, match="continue with --resume") as caught:
+    with pytest.raises(InterruptedRunError, match="--resume") as caught:
         fit(config, run_dir, problem=problem)
     assert caught.value.exit_code == 130
     assert "\n" not in str(caught.value)
@@ -220,7 +220,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
         return original(clean, snr, generator) * (torch.nan if len(calls) == 4 else 1.0)
 
     monkeypatch.setattr(trainer.loop.phases, "add_noise", poisoned)
-    with pytest.raises(NonFiniteError, match=r"stage-2, step 1: .*NaN.* checkpoint in .* is good"):
+    with pytest.raises(NonFiniteError, match=r"stage-2, step 1: .*NaN.*checkpoint"):
         fit(config, tmp_path / "run", problem=problem)
     state = load_state(tmp_path / "run")
     assert state.total == 7
@@ -231,7 +231,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
 def test_non_finite_pretraining_loss_is_named(config, problem, tmp_path: Path, monkeypatch, factor) -> None:
     original = trainer.loop.phases.denoising_loss
     monkeypatch.setattr(trainer.loop.phases, "denoising_loss", lambda *args: original(*args) * factor)
-    with pytest.raises(NonFiniteError, match=f"pretrain-rdn, step 1: the loss is {factor}"):
+    with pytest.raises(NonFiniteError, match=f"pretrain-rdn, step 1: .*loss .*{factor}"):
         fit(config, tmp_path / "run", problem=problem)
 
 
@@ -244,7 +244,7 @@ def test_non_finite_gradient_is_named(config, problem, tmp_path: Path, monkeypat
         return loss + torch.sqrt(0.0 * rdn.entry.bias.square().sum())
 
     monkeypatch.setattr(trainer.loop.phases, "denoising_loss", steep)
-    with pytest.raises(NonFiniteError, match="the gradient norm is nan"):
+    with pytest.raises(NonFiniteError, match=r"gradient norm .*nan"):
         fit(config, tmp_path / "run", problem=problem)
 
 
@@ -279,7 +279,7 @@ def test_the_gradient_is_clipped_to_its_bound(config, problem, tmp_path: Path) -
 
 
 def test_a_run_folder_is_not_overwritten(straight: Path, config, problem) -> None:
-    with pytest.raises(InputError, match="already holds a run; resume it with --resume"):
+    with pytest.raises(InputError, match="--resume"):
         fit(config, straight, problem=problem)
 
 
@@ -288,7 +288,7 @@ def test_resume_needs_a_checkpoint_and_the_same_configuration(
 ) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         fit(config, tmp_path / "nothing", resume=True, problem=problem)
-    with pytest.raises(ConfigError, match="not that of the run"):
+    with pytest.raises(ConfigError, match="configuration"):
         fit(dataclasses.replace(config, seed=99), straight, resume=True, problem=problem)
 
 
@@ -347,7 +347,7 @@ def test_a_network_must_fit_the_weights_it_is_to_start_from(
     wide = dataclasses.replace(config.model, lc=dataclasses.replace(config.model.lc, features=5))
     other = dataclasses.replace(config, model=wide)
     weights = straight / "weights.safetensors"
-    with pytest.raises(InputError, match=r"for lc\..* \(lc\.features 4, expected 5\)"):
+    with pytest.raises(InputError, match=r"lc\.features 4, .*5"):
         fit(starting_from(other, lc=weights), tmp_path / "run", problem=problem)
     fit(
         starting_from(dataclasses.replace(other, fit=FitConfig()), rdn=weights),

@@ -177,7 +177,7 @@ def test_the_snr_of_the_file_goes_first(scan, axis):
 
 def test_band_by_frequency_for_several_drive_frequencies(scan):
     file = scan.calibration(divider=(10, 9, 8))
-    with pytest.raises(SelectionError, match="harmonics are not defined"):
+    with pytest.raises(SelectionError, match="harmonics"):
         system_matrix_from_mdf(file, CONFIG)
     by_frequency = CalibrationConfig(harmonics=None, min_frequency=1500.0, max_frequency=2200.0)
     matrix = system_matrix_from_mdf(file, by_frequency)
@@ -257,10 +257,10 @@ def test_state_of_the_spectra_is_recorded(calibration):
     ("changes", "message"),
     [
         ({"snr_threshold": 1e9}, "no row of 60"),
-        ({"harmonics": (20, 21)}, "none of the 101 frequency bins"),
-        ({"min_frequency": 2310.0, "max_frequency": 2340.0}, "none of the 101 frequency bins"),
-        ({"channels": (0, 2)}, "the file has 2"),
-        ({"channels": (-1,)}, "the file has 2"),
+        ({"harmonics": (20, 21)}, "101 frequency bins"),
+        ({"min_frequency": 2310.0, "max_frequency": 2340.0}, "101 frequency bins"),
+        ({"channels": (0, 2)}, "has 2"),
+        ({"channels": (-1,)}, "has 2"),
         ({"rank": 21}, "rank 21"),
     ],
 )
@@ -271,7 +271,7 @@ def test_impossible_selections_are_refused(calibration, changes, message):
 
 @pytest.mark.parametrize("n_background", [0, 1])
 def test_noise_needs_background_frames(scan, n_background):
-    with pytest.raises(SelectionError, match=f"{n_background} background frames; expected at least 2"):
+    with pytest.raises(SelectionError, match=f"{n_background} background frames"):
         calibrate(scan.calibration(n_background=n_background), CONFIG)
 
 

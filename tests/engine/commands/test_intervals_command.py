@@ -192,17 +192,17 @@ def test_other_settings_have_no_intervals(recon, folder, tmp_path) -> None:
 
 def test_a_method_without_a_model_has_no_intervals(folder) -> None:
     solver = open_method("least-squares", load_operators(folder / "operators.h5"))
-    with pytest.raises(PairingError, match="method least-squares has no intervals"):
+    with pytest.raises(PairingError, match="least-squares"):
         require_intervals(solver, MethodSettings())
 
 
 def test_intervals_of_another_method_or_setting_are_refused(folder) -> None:
     intervals = load_bundle(folder / "bundle").read_intervals()
     solver = open_method("least-squares", load_operators(folder / "operators.h5"))
-    with pytest.raises(PairingError, match=r"method least-squares \(calibrated deq\)"):
+    with pytest.raises(PairingError, match=r"least-squares .*deq"):
         Reconstructor(solver, intervals)
     other = load_bundle(FIXTURE.parent / "image-bundles" / "end-to-end")
-    with pytest.raises(BundleError, match="of method end-to-end; expected deq"):
+    with pytest.raises(BundleError, match=r"end-to-end; .*deq"):
         store_intervals(other, intervals)
 
 

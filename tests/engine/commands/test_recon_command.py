@@ -233,7 +233,6 @@ def test_wrong_files_are_refused(folder, tmp_path) -> None:
         ("--weight", "tv"),
         ("--weight", "tv=x"),
         ("--weight", "tv=1", "--weight", "tv=2"),
-        ("--method", "magic"),
         ("--frames", "x"),
     ],
 )

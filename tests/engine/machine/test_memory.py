@@ -24,7 +24,7 @@ def megabytes_left(tmp_path, monkeypatch):
 def test_what_fits_is_let_through_and_what_does_not_is_refused(megabytes_left) -> None:
     megabytes_left(3)
     require_memory(3 * 2**20, "it", "wait")
-    with pytest.raises(ConfigError, match=r"it needs 4 MB; 3 MB are available; wait"):
+    with pytest.raises(ConfigError, match="4 MB; 3 MB"):
         require_memory(4 * 2**20, "it", "wait")
 
 
@@ -45,5 +45,5 @@ def test_a_batch_too_large_is_refused_before_the_first_evaluation(
     rows = np.random.default_rng(0).standard_normal(operators.n_rows)
     measurement = normalize(rows, operators)
     megabytes_left(0.1)
-    with pytest.raises(ConfigError, match=r"a batch of 50 frames needs .* fewer frames"):
+    with pytest.raises(ConfigError, match=r"50 frames .*fewer"):
         solver.solve([measurement] * 50)

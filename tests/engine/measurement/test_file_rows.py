@@ -154,7 +154,7 @@ def test_live_spectra(scan, operators, frames, bins):
 
 @pytest.mark.parametrize("shape", [(3, 2, 101), (1, 2, 2, 101), (1, 3, 1, 101), (1, 3, 2, 100)])
 def test_live_spectra_of_another_shape_are_refused(operators, shape):
-    with pytest.raises(PairingError, match=r"expected \(frames, 3 periods, 2 channels, 101 or 10 bins\)"):
+    with pytest.raises(PairingError, match="3 periods, 2 channels, 101 or 10 bins"):
         whiten_rows(np.ones(shape, complex), operators)
 
 
@@ -166,13 +166,13 @@ def with_receiver(file, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: with_receiver(f, bandwidth=12e3), "bandwidth in Hz: 12000.0 .* 10000.0"),
-        (lambda f: with_receiver(f, num_sampling_points=201), "samples per period: 201 .* 200"),
-        (lambda f: with_receiver(f, num_channels=3), "receive channels: 3 .* 2"),
-        (lambda f: with_receiver(f, unit="A"), "unit of the signal: A .* V"),
+        (lambda f: with_receiver(f, bandwidth=12e3), "bandwidth .*12000.0 .*10000.0"),
+        (lambda f: with_receiver(f, num_sampling_points=201), "samples .*201 .*200"),
+        (lambda f: with_receiver(f, num_channels=3), "channels: 3 .*2"),
+        (lambda f: with_receiver(f, unit="A"), "unit .*A .*V"),
         (
             lambda f: replace(f, acquisition=replace(f.acquisition, num_periods_per_frame=4)),
-            "periods per frame: 4 .* 3",
+            "periods .*4 .*3",
         ),
         (
             lambda f: replace(f, measurement=replace(f.measurement, is_transfer_function_corrected=True)),
@@ -187,7 +187,7 @@ def test_measurements_of_another_setting_are_refused(scan, operators, frames, ch
 
 def test_a_missing_bin_is_named_by_its_frequency(scan, operators, frames):
     stored = [b for b in range(101) if b not in (20, 30)]
-    with pytest.raises(PairingError, match=r"2 of the \d+ frequency bins .* first at 2000 Hz"):
+    with pytest.raises(PairingError, match=r"2 of the \d+ .*2000 Hz"):
         measurement_rows(scan.measurement(frames, MASK, bins=stored), operators)
 
 

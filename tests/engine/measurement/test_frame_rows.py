@@ -62,12 +62,12 @@ def test_gain_of_spectra(operators, spectra):
 @pytest.mark.parametrize(
     ("shape", "bins", "message"),
     [
-        ((2, 2, 101), None, "3 periods and 2 channels"),
-        ((3, 1, 101), None, "3 periods and 2 channels"),
-        ((3, 2, 100), None, "the frame has 100 bins"),
+        ((2, 2, 101), None, "3 periods .*2 channels"),
+        ((3, 1, 101), None, "3 periods .*2 channels"),
+        ((3, 2, 100), None, "100 bins"),
         ((3, 101), None, "shape"),
-        ((3, 2, 3), np.array([20, 21, 22]), "missing from the measurement"),
-        ((3, 2, 3), np.array([20, 21, 101]), "expected one bin below 101"),
+        ((3, 2, 3), np.array([20, 21, 22]), "missing"),
+        ((3, 2, 3), np.array([20, 21, 101]), "below 101"),
         ((3, 2, 3), np.array([20, 21]), "for 3 columns"),
     ],
 )
@@ -77,14 +77,14 @@ def test_what_does_not_belong_to_the_calibration(operators, shape, bins, message
 
 
 def test_time_signals_of_another_length(operators):
-    with pytest.raises(PairingError, match="199 samples per period; expected 200"):
+    with pytest.raises(PairingError, match=r"199 samples .*200"):
         FrameRows(operators).require_frame(RawFrame(0, np.ones((3, 2, 199), np.float32)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_name_the_channel(operators, spectra, bad):
     spectra[2, 1, 50] = bad
-    with pytest.raises(InputError, match=r"receive channels \[1\] hold NaN or infinity"):
+    with pytest.raises(InputError, match=r"channels \[1\]"):
         FrameRows(operators).require_frame(RawFrame(0, spectra))
 
 

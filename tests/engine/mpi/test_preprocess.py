@@ -55,7 +55,7 @@ def test_noise_of_single_precision_frames_on_a_large_background():
 
 
 def test_one_background_frame_is_not_enough_for_noise():
-    with pytest.raises(SelectionError, match="1 background frames; expected at least 2"):
+    with pytest.raises(SelectionError, match="1 background frames"):
         noise_std(np.ones((1, 2, 1, 3), complex))
 
 
@@ -133,7 +133,7 @@ def test_drive_frequency_is_base_over_divider():
 
 
 def test_several_drive_frequencies_have_no_harmonics():
-    with pytest.raises(SelectionError, match=r"24509.8, 26041.7.*|26041.7, 25252.5.* minimum and maximum"):
+    with pytest.raises(SelectionError, match=r"24509\.8, 26041\.7|26041\.7, 25252\.5"):
         drive_frequency(2.5e6, np.array([[102], [96], [99]]))
 
 

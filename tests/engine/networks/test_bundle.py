@@ -205,7 +205,7 @@ def test_the_default_bundle_is_of_the_equilibrium_method() -> None:
 
 
 def test_methods_without_a_shipped_bundle() -> None:
-    with pytest.raises(BundleError, match="unrolled needs a bundle: none ships; give one with --model"):
+    with pytest.raises(BundleError, match=r"unrolled.*--model"):
         default_bundle_path("unrolled")
     with pytest.raises(BundleError, match="method is 'art'; expected one that has networks: deq, "):
         default_bundle_path("art")

@@ -127,11 +127,11 @@ def test_a_table_that_lacks_a_key_is_refused() -> None:
 
 def test_other_settings_are_refused_and_named() -> None:
     TABLE.require_settings("deq", {"memory": 5, "tolerance": 1e-4})
-    with pytest.raises(PairingError, match=r"made with tolerance 0.001 \(calibrated 0.0001\); expected"):
+    with pytest.raises(PairingError, match=r"tolerance 0\.001 .*0\.0001"):
         TABLE.require_settings("deq", {"memory": 5, "tolerance": 1e-3})
-    with pytest.raises(PairingError, match=r"method pp-mpi \(calibrated deq\)"):
+    with pytest.raises(PairingError, match=r"pp-mpi .*deq"):
         TABLE.require_settings("pp-mpi", {"memory": 5, "tolerance": 1e-4})
-    with pytest.raises(PairingError, match=r"beta 1 \(calibrated None\)"):
+    with pytest.raises(PairingError, match=r"beta 1 .*None"):
         TABLE.require_settings("deq", {"memory": 5, "tolerance": 1e-4, "beta": 1})
 
 

@@ -54,5 +54,5 @@ def test_a_block_that_binds_itself_is_bound_once_per_part() -> None:
 @pytest.mark.parametrize("frames", [None, 2])
 def test_another_shape_is_refused_with_the_name_of_the_block(frames) -> None:
     run = bind("image prior", lambda v: v[..., :1], np.ones((3, 4), np.float32), frames=frames)
-    with pytest.raises(PairingError, match="the image prior returned an array of shape"):
+    with pytest.raises(PairingError, match=r"image prior .*shape"):
         run()

@@ -94,13 +94,13 @@ def test_prior_opens_the_image_network_of_any_method(method) -> None:
 
 
 def test_consistency_of_another_method_is_refused() -> None:
-    with pytest.raises(BundleError, match=r"is of method pp-mpi; expected deq; .*bundle of method deq"):
+    with pytest.raises(BundleError, match=r"pp-mpi; .*deq"):
         OnnxConsistency(load_bundle(IMAGE_BUNDLES / "pp-mpi"))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 7), (5, 7)])
 def test_images_of_other_axes_do_not_belong_to_the_network(bundle, shape) -> None:
-    with pytest.raises(PairingError, match=r"expected axes .'batch', 1, 'height', 'width'.*use a bundle"):
+    with pytest.raises(PairingError, match="'batch', 1, 'height', 'width'"):
         OnnxPrior(bundle)(np.zeros(shape, np.float32), NOISE[:1])
 
 
@@ -135,7 +135,7 @@ def test_unknown_provider(bundle, provider) -> None:
 
 def test_provider_that_this_build_lacks(bundle, monkeypatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match=r"cuda is not in this build.*CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match=r"cuda .*CPUExecutionProvider"):
         OnnxPrior(bundle, "cuda")
 
 
@@ -149,7 +149,7 @@ def test_silent_fallback_to_the_cpu_is_an_error(bundle, monkeypatch) -> None:
         "InferenceSession",
         lambda model, options, **_: original(model, options, providers=["CPUExecutionProvider"]),
     )
-    with pytest.raises(ProviderError, match="fell back to CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match="CPUExecutionProvider"):
         OnnxPrior(bundle, "cuda")
 
 
@@ -163,7 +163,7 @@ def test_a_node_that_only_the_cpu_could_run_is_an_error_on_request(rdn_bytes, mo
         "engine.networks.sessions.PROVIDERS", {**PROVIDERS, "cuda": ("AzureExecutionProvider", {})}
     )
     assert open_session(rdn_bytes, "cuda").get_providers()[-1] == "CPUExecutionProvider"
-    with pytest.raises(ProviderError, match="could not start or cannot run every node"):
+    with pytest.raises(ProviderError, match="every node"):
         open_session(rdn_bytes, "cuda", SessionTuning(every_node_on_provider=True))
     open_session(rdn_bytes, "cpu", SessionTuning(every_node_on_provider=True))
 
@@ -190,13 +190,13 @@ def test_session_uses_one_thread(rdn_bytes) -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        ({"w": IMAGE}, {"z": IMAGE}, r"inputs are \['v'\]; expected \['w'\]"),
+        ({"w": IMAGE}, {"z": IMAGE}, r"inputs .*\['v'\]; .*\['w'\]"),
         ({"v": IMAGE}, {"out": IMAGE}, "outputs are"),
-        ({"v": IMAGE[1:]}, {"z": IMAGE}, "input v has shape"),
-        ({"v": IMAGE}, {"z": (*IMAGE, 1)}, "output z has shape"),
-        ({"v": ("batch", 2, "height", "width")}, {"z": IMAGE}, "input v has shape"),
-        ({"v": (1, 1, "height", "width")}, {"z": IMAGE}, "input v has shape"),
-        ({"v": ("batch", "channel", "height", "width")}, {"z": IMAGE}, "input v has shape"),
+        ({"v": IMAGE[1:]}, {"z": IMAGE}, "input v"),
+        ({"v": IMAGE}, {"z": (*IMAGE, 1)}, "output z"),
+        ({"v": ("batch", 2, "height", "width")}, {"z": IMAGE}, "input v"),
+        ({"v": (1, 1, "height", "width")}, {"z": IMAGE}, "input v"),
+        ({"v": ("batch", "channel", "height", "width")}, {"z": IMAGE}, "input v"),
     ],
 )
 def test_graph_that_differs_from_its_description(rdn_bytes, inputs, outputs, message) -> None:
@@ -211,7 +211,7 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["networks"]["rdn"]["sha256"] = hashlib.sha256(b"no graph").hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"rdn\.onnx: ONNX Runtime cannot load the network") as raised:
+    with pytest.raises(BundleError, match=r"rdn\.onnx") as raised:
         OnnxPrior(load_bundle(folder))
     assert "\n" not in str(raised.value)
 
@@ -237,7 +237,7 @@ def test_bound_networks_read_their_arrays_anew_and_write_to_one_place() -> None:
 
 
 def test_binding_arrays_of_another_shape_is_refused() -> None:
-    with pytest.raises(PairingError, match="network input v has shape"):
+    with pytest.raises(PairingError, match="input v"):
         OnnxPrior(load_bundle()).bind(np.zeros((1, 2, 6, 5), np.float32), NOISE[:1])
 
 

@@ -108,12 +108,12 @@ def test_the_default_rank_is_that_of_dense_operators_as_far_as_there_are_triplet
 
 @pytest.mark.parametrize("n_triplets", [0, 36])
 def test_impossible_numbers_of_factors_are_refused(small_system_matrix, n_triplets) -> None:
-    with pytest.raises(SelectionError, match=f"{n_triplets} factors .* expected 1 to 35"):
+    with pytest.raises(SelectionError, match=f"{n_triplets} factors .*1 to 35"):
         make_factored_operators(small_system_matrix, n_triplets)
 
 
 def test_impossible_ranks_and_zero_matrices_are_refused(small_system_matrix) -> None:
-    with pytest.raises(SelectionError, match=r"rank 13 .* expected 1 to 12"):
+    with pytest.raises(SelectionError, match=r"rank 13 .*1 to 12"):
         make_factored_operators(small_system_matrix, 12, rank=13)
     with pytest.raises(SelectionError, match="zero"):
         make_factored_operators(replace(small_system_matrix, rows=0 * small_system_matrix.rows), 3)
@@ -123,10 +123,10 @@ def test_impossible_ranks_and_zero_matrices_are_refused(small_system_matrix) -> 
 
 def test_what_needs_the_matrix_says_so(factored) -> None:
     for name in ("system_matrix", "inverse", "weighted_adjoint"):
-        with pytest.raises(PairingError, match=r"hold 12 singular triplets .* without --factors"):
+        with pytest.raises(PairingError, match=r"12 singular triplets .*--factors"):
             getattr(factored, name)
     weights = MethodWeights({"lambda": SnrCurve.constant(1.0)}, 3)
-    with pytest.raises(PairingError, match="without --factors"):
+    with pytest.raises(PairingError, match="--factors"):
         Kaczmarz(factored, weights)
 
 
@@ -162,7 +162,7 @@ def test_too_few_rows_for_the_triplets_ask_for_sigma(make_system_matrix) -> None
     operators = make_factored_operators(matrix, 31)
     solver = AdmmL1(operators, MethodWeights({"l1": SnrCurve.constant(0.1)}, 3))
     rows = np.random.default_rng(0).standard_normal(60)
-    with pytest.raises(PairingError, match=r"60 rows for 31 singular triplets.* 62 rows; give sigma"):
+    with pytest.raises(PairingError, match=r"60 rows .*62 rows.*sigma"):
         Reconstructor(solver).reconstruct(rows)
     assert Reconstructor(solver).reconstruct(rows, sigma=1.0).report.sigma == 1.0
 
@@ -217,7 +217,7 @@ def test_a_matrix_slipped_in_or_taken_out_is_noticed(small_system_matrix, writte
 def test_triplets_that_contradict_each_other_are_not_written(factored, tmp_path) -> None:
     for change, message in (
         ({"singular_values": factored.singular_values[:11]}, "left_singular has shape"),
-        ({"rank": 13}, "rank 13, expected 1 to 12"),
+        ({"rank": 13}, "rank 13, .*1 to 12"),
     ):
         with pytest.raises(OperatorsError, match=message):
             save_operators(tmp_path / "operators.h5", replace(factored, **change))
@@ -246,7 +246,7 @@ def test_damage_to_files_of_the_version_before_is_noticed(tmp_path, name) -> Non
         load_operators(copy)
     with h5py.File(copy, "r+") as file:
         del file[name]
-    with pytest.raises(OperatorsError, match=f"lacks the dataset {name}"):
+    with pytest.raises(OperatorsError, match=f"dataset {name}"):
         load_operators(copy)
 
 

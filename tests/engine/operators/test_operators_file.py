@@ -100,14 +100,14 @@ def test_a_dataset_of_another_type_is_named(copy):
         values = file["inverse"][()]
         del file["inverse"]
         file["inverse"] = values.astype(np.float64)
-    with pytest.raises(OperatorsError, match=r"inverse is float64 .* expected float32"):
+    with pytest.raises(OperatorsError, match=r"inverse .*float64 .*float32"):
         load_operators(copy)
 
 
 def test_another_schema_names_both_numbers(copy):
     with h5py.File(copy, "r+") as file:
         file.attrs["schema"] = SCHEMA + 1
-    with pytest.raises(OperatorsError, match=f"schema {SCHEMA + 1}, .* schema 1 to {SCHEMA}"):
+    with pytest.raises(OperatorsError, match=f"schema {SCHEMA + 1}, .*1 to {SCHEMA}"):
         load_operators(copy)
 
 
@@ -120,11 +120,11 @@ def test_a_missing_attribute_is_named(copy, key):
 
 
 def test_what_is_not_an_operators_file_is_refused(tmp_path, written):
-    with pytest.raises(OperatorsError, match="is not a file"):
+    with pytest.raises(OperatorsError, match=r"absent\.h5"):
         load_operators(tmp_path / "absent.h5")
     text = tmp_path / "text.h5"
     text.write_text("not HDF5")
-    with pytest.raises(OperatorsError, match="not an HDF5 file"):
+    with pytest.raises(OperatorsError, match="HDF5"):
         load_operators(text)
     cut = tmp_path / "cut.h5"
     cut.write_bytes(written.read_bytes()[:3000])

@@ -185,7 +185,7 @@ def test_normalised_units(operators, random_matrix, clean) -> None:
 def test_too_few_rows_ask_for_sigma(make_system_matrix) -> None:
     operators = make_operators(make_system_matrix(Grid((7, 5, 1), (0.014, 0.01, 0.002)), 30, (6, 12), 1))
     rows = np.ones(60)
-    with pytest.raises(InputError, match=r"60 rows for 35 voxels.*give sigma"):
+    with pytest.raises(InputError, match=r"60 rows .*35 voxels.*sigma"):
         Reconstructor(Equilibrium(operators, prior, consistency)).reconstruct(rows)
     given_sigma = Reconstructor(Equilibrium(operators, prior, consistency)).reconstruct(rows, sigma=1.0)
     assert given_sigma.report.sigma == 1.0
@@ -288,7 +288,7 @@ def test_iteration_limit_is_reported(operators, clean) -> None:
 def test_values_that_are_not_finite_are_refused(reconstructor, clean, bad) -> None:
     rows = clean.copy()
     rows[17] = bad
-    with pytest.raises(InputError, match="1 of 120 measured values"):
+    with pytest.raises(InputError, match="1 of 120"):
         reconstructor.reconstruct(rows)
 
 

@@ -72,9 +72,9 @@ def test_peaks_are_those_of_the_paper(emulated) -> None:
 @pytest.mark.parametrize(
     ("count", "snr", "words"),
     [
-        (0, 20.0, "number of frames is 0; expected at least 1"),
-        (2, float("nan"), "measurement SNR is nan dB; expected a finite number"),
-        (2, float("-inf"), "measurement SNR is -inf dB; expected a finite number"),
+        (0, 20.0, "frames is 0"),
+        (2, float("nan"), "SNR is nan"),
+        (2, float("-inf"), "SNR is -inf"),
     ],
 )
 def test_impossible_requests_are_one_clear_line(emulated, count, snr, words) -> None:

@@ -154,17 +154,17 @@ def test_range_of_the_frames_is_kept(fitted) -> None:
 
 
 def test_a_level_without_frames_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"0 frames are nearest to 60 dB; expected at least 9"):
+    with pytest.raises(InputError, match=r"0 frames .*60 dB; .*9"):
         fit_intervals(frames_of(100, 8), COVERAGE, (20.0, 60.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"coverage": 1.0}, "coverage is 1.0; expected a number between 0 and 1"),
-        ({"coverage": 0.95, "frames": 18}, "18 frames per SNR; expected at least 19 for a coverage of 0.95"),
-        ({"snr_db": (20.0, 10.0)}, "expected at least one, increasing"),
-        ({"snr_db": ()}, "expected at least one, increasing"),
+        ({"coverage": 1.0}, "coverage is 1.0"),
+        ({"coverage": 0.95, "frames": 18}, "18 frames .*19 .*0.95"),
+        ({"snr_db": (20.0, 10.0)}, "increasing"),
+        ({"snr_db": ()}, "increasing"),
     ],
 )
 def test_an_impossible_plan_is_refused(changes, text) -> None:

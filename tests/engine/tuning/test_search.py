@@ -27,7 +27,7 @@ def test_the_lattice_is_logarithmic_and_finds_its_own_values_again() -> None:
 
 @pytest.mark.parametrize("per_decade", [0, 1, 3, 12, -8])
 def test_impossible_lattices_are_one_clear_line(per_decade) -> None:
-    with pytest.raises(ConfigError, match=f"^{per_decade} values per decade; expected 2, 4, 8, 16"):
+    with pytest.raises(ConfigError, match=f"^{per_decade} .*2, 4, 8, 16"):
         Lattice(per_decade)
 
 

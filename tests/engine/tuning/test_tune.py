@@ -209,12 +209,12 @@ def test_published_weights_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"snr_db": ()}, "there is no SNR to tune at"),
-        ({"snr_db": (20.0, float("nan"))}, "an SNR is nan dB; expected a finite number"),
-        ({"snr_db": (20.0, float("inf"))}, "an SNR is inf dB; expected a finite number"),
-        ({"snr_db": (20.0, 20.0)}, "expected each of them once"),
-        ({"frames": 0}, "number of frames is 0; expected at least 1"),
-        ({"seed": -1}, "seed is -1; expected zero or more"),
+        ({"snr_db": ()}, "no SNR"),
+        ({"snr_db": (20.0, float("nan"))}, "SNR is nan"),
+        ({"snr_db": (20.0, float("inf"))}, "SNR is inf"),
+        ({"snr_db": (20.0, 20.0)}, "once"),
+        ({"frames": 0}, "frames is 0"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_impossible_settings_are_one_clear_line(changes, words) -> None:
@@ -225,9 +225,9 @@ def test_impossible_settings_are_one_clear_line(changes, words) -> None:
 @pytest.mark.parametrize(
     ("methods", "words"),
     [
-        (["kaczmarz"], "unknown method 'kaczmarz'; expected some of cg-tikhonov, art"),
-        (["deq"], "the method deq has no hand-set weights; expected some of cg-tikhonov, art"),
-        ([], "there is no method to tune"),
+        (["kaczmarz"], "'kaczmarz'; .*cg-tikhonov, art"),
+        (["deq"], "deq .*cg-tikhonov, art"),
+        ([], "no method"),
     ],
 )
 def test_impossible_methods_are_one_clear_line(emulated, methods, words) -> None:
@@ -236,13 +236,13 @@ def test_impossible_methods_are_one_clear_line(emulated, methods, words) -> None
 
 
 def test_a_model_that_nobody_needs_is_an_error(emulated, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="a model has no meaning for art; leave it out or tune pp-mpi too"):
+    with pytest.raises(ConfigError, match=r"model .*art.*pp-mpi"):
         tune(emulated, ["art"], replace(QUICK, model=tmp_path))
 
 
 def test_a_missing_model_is_known_before_anything_is_tuned(emulated, tmp_path) -> None:
     trials = []
-    with pytest.raises(BundleError, match="is not a model bundle"):
+    with pytest.raises(BundleError, match="model bundle"):
         tune(emulated, ("art", "pp-mpi"), replace(QUICK, model=tmp_path), trials.append)
     assert trials == []
 

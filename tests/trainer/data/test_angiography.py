@@ -243,24 +243,24 @@ def test_wrong_requests_are_refused(folder: Path) -> None:
 
 
 def test_folders_without_enough_angiograms_are_refused(tmp_path: Path) -> None:
-    assert_refused("none is no folder", tmp_path / "none")
+    assert_refused("/none ", tmp_path / "none")
     (tmp_path / "notes.txt").touch()
-    assert_refused("notes.txt is no folder", tmp_path / "notes.txt")
-    assert_refused("no MRA volume in .*Normal002-MRA", tmp_path)
+    assert_refused(r"notes\.txt ", tmp_path / "notes.txt")
+    assert_refused("Normal002-MRA", tmp_path)
     for name in ("Normal001-MRA.mha", "Normal002-MRA.mha", "again/Normal002-MRA.mha"):
         write_volume(tmp_path / name, noise_volume(1))
-    assert_refused("angiograms of 2 subjects; expected at least 3", tmp_path)
+    assert_refused("2 subjects; .*3", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
-        (np.zeros(SHAPE), f"no vessel in {MAX_DRAWS} patches"),
-        (np.full(SHAPE, 7.0), f"no vessel in {MAX_DRAWS} patches"),
+        (np.zeros(SHAPE), f"{MAX_DRAWS} patches"),
+        (np.full(SHAPE, 7.0), f"{MAX_DRAWS} patches"),
         (np.full(SHAPE, np.nan), "not finite"),
-        (np.zeros((9, 9, 11)), r"\(9, 9, 11\) voxels \(z, y, x\); expected at least \(10, 6, 8\)"),
-        (np.zeros((12, 5, 11)), r"expected at least \(10, 6, 8\)"),
-        (np.zeros((12, 9, 7)), r"expected at least \(10, 6, 8\)"),
+        (np.zeros((9, 9, 11)), r"\(9, 9, 11\) voxels .*\(10, 6, 8\)"),
+        (np.zeros((12, 5, 11)), r"\(10, 6, 8\)"),
+        (np.zeros((12, 9, 7)), r"\(10, 6, 8\)"),
     ],
 )
 def test_volumes_that_give_no_image_are_named(volume, message: str, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_too_few_rows_to_estimate_the_noise_is_an_error() -> None:
     acquisition = Acquisition(1e3, 10, 3, 1, np.array([0]), np.arange(3))
     matrix = SystemMatrix(rows, Grid((4, 3, 1), (1.0, 1.0, 1.0)), layout, acquisition, np.ones(9))
     operators = TorchOperators(make_operators(matrix))
-    with pytest.raises(InputError, match="18 real rows for 12 voxels; expected at least 24"):
+    with pytest.raises(InputError, match=r"18 real rows .*24"):
         as_measurement(operators, torch.ones(1, 18))
 
 
@@ -140,7 +140,7 @@ def test_the_same_generator_state_draws_the_same_batch(images) -> None:
     "bad", [np.zeros((0, 2, 3)), np.zeros((2, 3)), np.full((1, 2, 3), np.nan)], ids=["empty", "flat", "nan"]
 )
 def test_a_set_that_is_no_stack_of_images_is_refused(bad: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match="expected finite values of shape"):
+    with pytest.raises(ConfigError, match="finite"):
         PhantomSet(bad)
 
 
@@ -148,9 +148,7 @@ def test_a_set_that_is_no_stack_of_images_is_refused(bad: np.ndarray) -> None:
 def test_an_image_with_nan_is_named(images, value: float) -> None:
     bad = images.copy()
     bad[[3, 7], 2, 1] = value
-    with pytest.raises(
-        ConfigError, match="training images with NaN or infinity: 2 of 40, the first is number 3"
-    ):
+    with pytest.raises(ConfigError, match=r"2 of 40, .*3"):
         PhantomSet(bad)
 
 
@@ -158,6 +156,6 @@ def test_an_image_with_nan_is_named(images, value: float) -> None:
 def test_an_image_without_contrast_is_named(images, value: float) -> None:
     bad = images.copy()
     bad[5] = value
-    expected = f"without contrast: 1 of 40, the first is number 5 and {value:g} everywhere"
+    expected = f"contrast: 1 of 40, .*5 .*{value:g}"
     with pytest.raises(ConfigError, match=expected):
         PhantomSet(bad)

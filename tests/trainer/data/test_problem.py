@@ -59,15 +59,12 @@ def test_measure_is_the_data_matrix_times_the_images(scan, images, config) -> No
 def test_images_of_another_grid_are_refused(scan, images, config, name: str) -> None:
     sets = {"training": images, "validation": images}
     sets[name] = images.swapaxes(1, 2)
-    expected = (
-        rf"{name} images of \(Ny, Nx\) = \(8, 6\) .* \(8, 6, 1\); expected one slice and images of \(6, 8\)"
-    )
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(ConfigError, match=rf"{name} images .*\(8, 6\) .*\(6, 8\)"):
         make_problem(scan, *sets.values(), config.data, torch.device("cpu"))
 
 
 def test_validation_images_without_contrast_are_refused(scan, images, config) -> None:
-    with pytest.raises(ConfigError, match="validation images without contrast: 40 of 40"):
+    with pytest.raises(ConfigError, match=r"validation images .*40 of 40"):
         make_problem(scan, images, np.zeros_like(images), config.data, torch.device("cpu"))
 
 
@@ -124,12 +121,12 @@ def test_a_problem_takes_both_sets_from_the_angiograms(calibration: Path, angiog
 
 def test_a_missing_folder_of_angiograms_is_refused(calibration: Path, tmp_path: Path) -> None:
     config = DataConfig(str(calibration), angiograms=str(tmp_path / "none"))
-    with pytest.raises(InputError, match="none is no folder"):
+    with pytest.raises(InputError, match="/none "):
         load_problem(config, torch.device("cpu"))
 
 
 def test_a_name_that_is_neither_preset_nor_file_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'reference-0\.9'; expected one of reference"):
+    with pytest.raises(ConfigError, match=r"'reference-0\.9'; .*reference-"):
         load_scan(DataConfig("reference-0.9"))
 
 

@@ -65,20 +65,20 @@ def test_both_kinds_of_compression(compress, ramp, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"NDims": "2"}, "NDims is 2, expected 3"),
-        ({"ElementNumberOfChannels": "3"}, "ElementNumberOfChannels is 3, expected 1"),
-        ({"ElementDataFile": "other.raw"}, "ElementDataFile is other.raw, expected LOCAL"),
-        ({"HeaderSize": "16"}, "HeaderSize is 16, expected 0"),
+        ({"NDims": "2"}, "NDims is 2"),
+        ({"ElementNumberOfChannels": "3"}, "ElementNumberOfChannels is 3"),
+        ({"ElementDataFile": "other.raw"}, "ElementDataFile is other.raw"),
+        ({"HeaderSize": "16"}, "HeaderSize is 16"),
         ({"BinaryData": "False"}, "written as text"),
         ({"ElementType": "MET_STRING"}, "ElementType is MET_STRING"),
         ({"ElementType": ""}, "ElementType is None"),
-        ({"DimSize": "4 3"}, "'4 3', expected three"),
-        ({"DimSize": "4 3 -2"}, "'4 3 -2', expected three"),
-        ({"DimSize": "4 0 2"}, "'4 0 2', expected three"),
-        ({"DimSize": "99999999 99999999 99999999"}, "bytes of voxels, got 48"),
+        ({"DimSize": "4 3"}, "'4 3'"),
+        ({"DimSize": "4 3 -2"}, "'4 3 -2'"),
+        ({"DimSize": "4 0 2"}, "'4 0 2'"),
+        ({"DimSize": "99999999 99999999 99999999"}, "bytes .*48"),
         ({"DimSize": "99999999 99999999 99999999", "CompressedData": "True"}, "damaged"),
-        ({"DimSize": "4 3 1"}, "expected 24 bytes of voxels, got more"),
-        ({"CompressedData": "True"}, "compressed voxels are damaged"),
+        ({"DimSize": "4 3 1"}, "24 bytes .*more"),
+        ({"CompressedData": "True"}, "damaged"),
         ({"ElementDataFile": ""}, "no MetaImage header"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_file_cut_off_anywhere_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(InputError, match="cannot read the volume") as caught:
+        with pytest.raises(InputError, match=name) as caught:
             read_volume(path)
         assert "\n" not in str(caught.value)
 
@@ -156,13 +156,13 @@ def test_missing_files_and_other_formats_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "none.mha")
     other = tmp_path / "a.dcm"
     other.touch()
-    with pytest.raises(InputError, match=r"ending in \.mha, \.nii, \.nii\.gz"):
+    with pytest.raises(InputError, match=r"\.mha, \.nii, \.nii\.gz"):
         read_volume(other)
 
 
 def test_nifti_without_nibabel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(InputError, match="needs nibabel; install the extra `train`"):
+    with pytest.raises(InputError, match=r"nibabel; .*`train`"):
         read_volume(VOLUMES / "plain.nii")
 
 
@@ -177,8 +177,8 @@ def test_nifti_scaling_later_axes_and_version_two(ramp, tmp_path: Path) -> None:
         path.write_bytes(kind(ramp.T[..., None], np.eye(4)).to_bytes())
         assert np.array_equal(read_volume(path), ramp)
         path.write_bytes(kind(np.stack([ramp.T] * 2, axis=-1), np.eye(4)).to_bytes())
-        with pytest.raises(InputError, match=r"no scalar volume but int16 of shape \(4, 3, 2, 2\)"):
+        with pytest.raises(InputError, match=r"int16 .*\(4, 3, 2, 2\)"):
             read_volume(path)
         path.write_bytes(kind(ramp.T.astype(np.complex64), np.eye(4)).to_bytes())
-        with pytest.raises(InputError, match="no scalar volume but complex64"):
+        with pytest.raises(InputError, match="complex64"):
             read_volume(path)

@@ -94,12 +94,10 @@ def test_a_state_of_another_make_is_refused(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused_by_name(config: TrainConfig, tmp_path: Path) -> None:
     wider = dataclasses.replace(config.model, lc=dataclasses.replace(config.model.lc, features=6))
     save_weights(tmp_path / "w.safetensors", build_model(wider))
-    with pytest.raises(
-        InputError, match=r"holds \(2, 6, 1, 3\) for lc\.exit\.weight; expected \(2, 4, 1, 3\)"
-    ):
+    with pytest.raises(InputError, match=r"\(2, 6, 1, 3\) .*lc\.exit\.weight; .*\(2, 4, 1, 3\)"):
         load_weights(tmp_path / "w.safetensors", build_model(config.model))
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"holds nothing for lc\.exit\.bias"):
+    with pytest.raises(InputError, match=r"lc\.exit\.bias"):
         load_weights(tmp_path / "x.safetensors", build_model(config.model))
 
 
@@ -107,7 +105,7 @@ def test_missing_and_damaged_weights_are_refused(config: TrainConfig, tmp_path: 
     with pytest.raises(InputError, match="no weights at"):
         load_weights(tmp_path / "w.safetensors", build_model(config.model))
     (tmp_path / "w.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(InputError, match="is no safetensors file"):
+    with pytest.raises(InputError, match="safetensors file"):
         load_weights(tmp_path / "w.safetensors", build_model(config.model))
 
 

@@ -159,7 +159,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(pair: Path) -> None:
 
 
 def test_a_checkpoint_of_two_processes_is_not_that_of_one(pair: Path, config, problem) -> None:
-    with pytest.raises(ConfigError, match=r"that of 2 processes, and this run has 1; .*--nproc-per-node=2"):
+    with pytest.raises(ConfigError, match=r"2 processes, .*1; .*--nproc-per-node=2"):
         fit(config, pair / "straight", resume=True, problem=problem)
 
 
@@ -176,5 +176,5 @@ def test_one_process_needs_no_torchrun(monkeypatch) -> None:
         assert isinstance(processes, SingleProcess)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2 but RANK is not set"), join_processes():
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2 .*RANK"), join_processes():
         pass

@@ -70,5 +70,5 @@ def test_weights_of_another_architecture_are_refused_with_what_differs(
 def test_weights_of_a_method_without_lc_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, build_model(SIZES, "deq-ball"))
-    with pytest.raises(InputError, match=r"nothing for lc\..* \(no network lc\)"):
+    with pytest.raises(InputError, match="no network lc"):
         load_weights(path, build_model(SIZES))

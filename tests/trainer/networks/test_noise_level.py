@@ -29,7 +29,7 @@ def test_an_image_network_that_takes_the_noise_depends_on_it_sample_by_sample() 
     assert not torch.allclose(rdn(v, low), rdn(v, high), atol=1e-3)
     torch.testing.assert_close(rdn(v, mixed)[0], rdn(v, low)[0], rtol=0, atol=SINGLE)
     torch.testing.assert_close(rdn(v, mixed)[1], rdn(v, high)[1], rtol=0, atol=SINGLE)
-    with pytest.raises(TypeError, match="takes the noise level"):
+    with pytest.raises(TypeError, match="noise level"):
         rdn(v)
 
 

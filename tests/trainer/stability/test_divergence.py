@@ -31,7 +31,7 @@ def test_validations_far_below_the_best_in_a_row_are_divergence() -> None:
     for _ in range(MAX_SETBACKS - 1):
         watch.validated(30.0 - PSNR_DROP - 0.1, 30.0)
     assert not watch.is_calm
-    with pytest.raises(DivergedRunError, match=r"26\.90 dB, and 3 validations .* best of 30\.00 dB"):
+    with pytest.raises(DivergedRunError, match=r"26\.90 dB, .*3 .*30\.00 dB"):
         watch.validated(30.0 - PSNR_DROP - 0.1, 30.0)
 
 
@@ -49,9 +49,7 @@ def test_steps_without_fixed_points_in_a_row_are_divergence() -> None:
     watch.solved(0.01)
     for _ in range(MAX_UNSOLVED - 1):
         watch.solved(1.01 * DIVERGED_RESIDUAL)
-    with pytest.raises(
-        DivergedRunError, match=r"forward solves diverged: .* 0\.3 for 25 steps .* 0\.01 at first"
-    ):
+    with pytest.raises(DivergedRunError, match=r"forward solves .*0\.3 .*25 steps .*0\.01"):
         watch.solved(1.01 * DIVERGED_RESIDUAL)
 
 
@@ -147,7 +145,7 @@ def test_solves_that_fail_end_the_run(longer, problem, tmp_path: Path, monkeypat
     seen: list[str] = []
     monkeypatch.setattr(BatchSolution, "summary", summary)
     monkeypatch.setattr("trainer.stability.divergence.MAX_UNSOLVED", 4)
-    with pytest.raises(DivergedRunError, match=r"stage-1, step 5: the forward solves diverged: .* 0\.8 "):
+    with pytest.raises(DivergedRunError, match=r"stage-1, step 5: .*forward solves .*0\.8 "):
         fit(longer, tmp_path / "run", problem=problem)
     state = load_state(tmp_path / "run")
     assert state.step == 1  # the last before the first of the failed steps

@@ -150,13 +150,13 @@ class TestSpectra:
 
     def test_bins_that_are_not_stored(self, raw_calibration, save_raw):
         file = read_mdf(save_raw(raw_calibration))
-        with pytest.raises(MdfError, match=r"lacks 2 of 3 frequency bins asked for, first 3 "):
+        with pytest.raises(MdfError, match=r"2 of 3 .*first 3 "):
             spectra(file, np.array([5, 3, 9]))
 
     def test_reconstruction_has_no_spectra(self, raw_reconstruction, save_raw):
         file = read_mdf(save_raw(raw_reconstruction))
         for question in (spectra, bins, frequencies, background_mask, acquisition_slots):
-            with pytest.raises(MdfError, match="the file has no /measurement"):
+            with pytest.raises(MdfError, match="no /measurement"):
                 question(file)
 
 
@@ -247,7 +247,7 @@ class TestGrids:
     def test_irregular_positions(self, raw_calibration, save_raw):
         raw_calibration["/calibration/positions"] = np.random.default_rng(5).normal(size=(24, 3))
         file = read_mdf(save_raw(raw_calibration))
-        with pytest.raises(MdfError, match="/calibration/positions differ from the grid"):
+        with pytest.raises(MdfError, match="/calibration/positions"):
             calibration_grid(file)
 
     def test_subsampled_grid(self, raw_calibration, save_raw):
@@ -260,7 +260,7 @@ class TestGrids:
     def test_measurement_has_no_calibration_grid(self, raw_measurement, save_raw):
         file = read_mdf(save_raw(raw_measurement))
         for question in (calibration_grid, grid_frames, calibration_snr, calibration_spectra):
-            with pytest.raises(MdfError, match="the file has no /calibration"):
+            with pytest.raises(MdfError, match="no /calibration"):
                 question(file)
 
 
@@ -323,7 +323,7 @@ class TestImages:
     def test_measurement_has_no_images(self, raw_measurement, save_raw):
         file = read_mdf(save_raw(raw_measurement))
         for question in (images, reconstruction_grid):
-            with pytest.raises(MdfError, match="the file has no /reconstruction"):
+            with pytest.raises(MdfError, match="no /reconstruction"):
                 question(file)
 
 

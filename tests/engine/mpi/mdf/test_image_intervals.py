@@ -64,7 +64,7 @@ def test_a_file_without_intervals_has_none(path) -> None:
 
 
 def test_bounds_of_other_images_are_refused(path, volumes) -> None:
-    with pytest.raises(MdfError, match=r"_intervalLow has shape \(1, 24, 1\); expected \(2, 24, 1\)"):
+    with pytest.raises(MdfError, match=r"_intervalLow .*\(1, 24, 1\); .*\(2, 24, 1\)"):
         add_intervals(path, ImageIntervals(volumes[:1], volumes[:1], 0.9), GRID)
 
 
@@ -88,5 +88,5 @@ def test_bounds_of_another_shape_are_found(path, volumes) -> None:
     with h5py.File(path, "r+") as file:
         del file["reconstruction/_intervalLow"]
         file["reconstruction/_intervalLow"] = np.zeros((2, 23, 1), np.float32)
-    with pytest.raises(MdfError, match=r"shapes \(2, 23, 1\) and \(2, 24, 1\); expected \(2, 24, 1\)"):
+    with pytest.raises(MdfError, match=r"\(2, 23, 1\) and \(2, 24, 1\); .*\(2, 24, 1\)"):
         read_intervals(path, GRID)

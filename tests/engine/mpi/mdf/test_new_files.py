@@ -47,11 +47,11 @@ class TestCalibration:
         assert bins(file).tolist() == list(range(8))
 
     def test_other_number_of_points(self, acquisition):
-        with pytest.raises(MdfError, match=r"/calibration/size is .* expected 23"):
+        with pytest.raises(MdfError, match=r"/calibration/size .*23"):
             mdf_factory.new_calibration_file(complex_frames(23, 8), grid=GRID, acquisition=acquisition)
 
     def test_background_of_other_bins(self, acquisition):
-        with pytest.raises(MdfError, match=r"background frames have the shape \(2, 3, 5\)"):
+        with pytest.raises(MdfError, match=r"background frames .*\(2, 3, 5\)"):
             mdf_factory.new_calibration_file(
                 complex_frames(24, 8), complex_frames(3, 5), grid=GRID, acquisition=acquisition
             )
@@ -90,7 +90,7 @@ class TestMeasurement:
             mdf_factory.new_measurement_file(np.zeros((5, 2, 3, 13)), acquisition=acquisition)
 
     def test_bins_of_time_signals(self, acquisition):
-        with pytest.raises(MdfError, match="isFrequencySelection is 1 with isFourierTransformed 0"):
+        with pytest.raises(MdfError, match=r"isFrequencySelection .*isFourierTransformed"):
             mdf_factory.new_measurement_file(np.zeros((5, 2, 3, 14)), acquisition=acquisition, bins=[1])
 
 
@@ -115,14 +115,14 @@ class TestReconstruction:
 
     def test_images_of_another_grid(self, acquisition):
         source = mdf_factory.new_measurement_file(complex_frames(1, 8), acquisition=acquisition)
-        with pytest.raises(MdfError, match=r"images have the shape \(1, 4, 3, 2\); expected .* 2, 3, 4"):
+        with pytest.raises(MdfError, match=r"\(1, 4, 3, 2\); .*2, 3, 4"):
             mdf_factory.new_reconstruction_file(np.zeros((1, 4, 3, 2)), GRID, source)
 
     def test_images_that_are_not_finite(self, acquisition):
         source = mdf_factory.new_measurement_file(complex_frames(1, 8), acquisition=acquisition)
         volumes = np.zeros((1, 2, 3, 4))
         volumes[0, 0, 2, 1] = np.nan
-        with pytest.raises(MdfError, match=r"/reconstruction/data is nan at index \(0, 9, 0\)"):
+        with pytest.raises(MdfError, match=r"/reconstruction/data .*\(0, 9, 0\)"):
             mdf_factory.new_reconstruction_file(volumes, GRID, source)
 
 
@@ -142,5 +142,5 @@ class TestDriveField:
 
     @pytest.mark.parametrize(("frequency", "divider"), [(0.0, [1]), (1.0, [0]), (1.0, [-1]), (1.0, 3)])
     def test_impossible_frequencies(self, frequency, divider):
-        with pytest.raises(MdfError, match="drive field has the base frequency"):
+        with pytest.raises(MdfError, match="base frequency"):
             mdf_factory.new_sine_drive(frequency, divider, 0.01)

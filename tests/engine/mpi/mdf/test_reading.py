@@ -101,7 +101,7 @@ def test_draft_name_of_the_fast_frame_flag_is_understood(raw_calibration, save_r
 def test_missing_fast_frame_flag_is_assumed_with_a_warning(raw_measurement, save_raw):
     del raw_measurement["/measurement/isFastFrameAxis"]
     path = save_raw(raw_measurement)
-    with pytest.warns(MdfWarning, match="isFastFrameAxis is missing; 0 is assumed"):
+    with pytest.warns(MdfWarning, match="isFastFrameAxis .*0"):
         assert read_mdf(path).measurement.is_fast_frame_axis is False
 
 
@@ -141,7 +141,7 @@ def test_iso_times_become_utc(raw_measurement, save_raw, text, moment):
 def test_malformed_uuid_is_kept_with_a_warning(raw_measurement, save_raw):
     raw_measurement["/study/uuid"] = "study no. 5"
     path = save_raw(raw_measurement)
-    with pytest.warns(MdfWarning, match="/study/uuid is 'study no. 5'"):
+    with pytest.warns(MdfWarning, match="/study/uuid .*'study no. 5'"):
         assert read_mdf(path).study.uuid == "study no. 5"
 
 

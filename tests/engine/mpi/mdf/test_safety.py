@@ -51,12 +51,12 @@ def bomb(handle):
 
 
 REFUSED = {
-    external_link: "/study is a link to another file",
-    soft_link: "/study/name is a link to another name",
-    virtual: "/measurement/data takes its values from other files",
-    stored_outside: "/measurement/data takes its values from other files",
-    plug_in: "/measurement/data is packed by filter 32099",
-    bomb: "/measurement/data announces 672000000000 bytes, of which 0 are stored",
+    external_link: "/study .*another file",
+    soft_link: "/study/name .*another name",
+    virtual: "/measurement/data .*other files",
+    stored_outside: "/measurement/data .*other files",
+    plug_in: "/measurement/data .*filter 32099",
+    bomb: "/measurement/data .*672000000000 bytes, .*0 ",
 }
 
 
@@ -97,5 +97,5 @@ def test_a_list_of_texts_without_an_end_is_refused(raw_measurement, save_raw, co
     first = content.find(SIGNATURE) + COLLECTION.size
     content[first + 32 : first + 96] = bytes(64)
     path.write_bytes(content)
-    with pytest.raises(MdfError, match="the list of texts at byte"):
+    with pytest.raises(MdfError, match="list of texts"):
         read_mdf(path)

@@ -253,7 +253,7 @@ def test_invalid_content_is_refused_and_the_old_file_stays(measurement, tmp_path
     write_mdf(path, measurement)
     before = path.read_bytes()
     broken = replace(measurement.measurement, is_background_frame=np.ones(5, bool))
-    with pytest.raises(MdfError, match=r"m\.mdf: /measurement/isBackgroundFrame marks all 5 frames"):
+    with pytest.raises(MdfError, match=r"m\.mdf: /measurement/isBackgroundFrame .*5"):
         write_mdf(path, replace(measurement, measurement=broken))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -274,7 +274,7 @@ def test_missing_folder(measurement, tmp_path):
 
 def test_list_without_its_flag_is_refused(calibration, tmp_path):
     inconsistent = replace(calibration.measurement, is_frame_permutation=False)
-    with pytest.raises(MdfError, match="framePermutation is given while isFramePermutation is 0"):
+    with pytest.raises(MdfError, match=r"framePermutation .*isFramePermutation"):
         write_mdf(tmp_path / "c.mdf", replace(calibration, measurement=inconsistent))
 
 

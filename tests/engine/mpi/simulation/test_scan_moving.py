@@ -36,5 +36,5 @@ def test_it_sways_as_a_sine_and_comes_back():
 
 
 def test_impossible_requests():
-    with pytest.raises(InputError, match="number of frames is 0"):
+    with pytest.raises(InputError, match="frames is 0"):
         simulate_moving_measurement(SCANNER, 0, 25.0)

@@ -121,7 +121,7 @@ def test_device_memory_is_reused_and_freed(folder, tensorrt, cuda) -> None:
 @pytest.mark.parametrize("shape", [(5, 1, 5, 7), (1, 1, 5, 8), (1, 5, 7)])
 def test_a_shape_outside_the_profile_does_not_belong_to_the_plan(folder, tensorrt, shape) -> None:
     write_plan(folder)
-    with pytest.raises(PairingError, match=r"input v has shape .*built for \(1, 1, 5, 7\) to \(4, 1, 5, 7\)"):
+    with pytest.raises(PairingError, match=r"input v .*\(1, 1, 5, 7\) to \(4, 1, 5, 7\)"):
         open_prior(folder)(np.zeros(shape, np.float32), NOISE)
 
 
@@ -137,31 +137,31 @@ def fails(folder, error, words):
 def test_a_bundle_without_plan(folder, tensorrt, missing) -> None:
     write_plan(folder)
     (folder / missing).unlink()
-    fails(folder, BundleError, f"{missing} is missing.*deqmpi-export tensorrt BUNDLE")
+    fails(folder, BundleError, f"{missing} .*deqmpi-export tensorrt")
 
 
 def test_a_damaged_plan(folder, tensorrt) -> None:
     write_plan(folder)
     (folder / "rdn.plan").write_bytes(b"other")
-    fails(folder, BundleError, "the file was changed or damaged")
+    fails(folder, BundleError, "damaged")
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"tensorrt_version": "10.3.0.26"}, ProviderError, "by tensorrt 10.3.0.26; 11.4.0.106 is installed"),
+        ({"tensorrt_version": "10.3.0.26"}, ProviderError, r"10\.3\.0\.26.*11\.4\.0\.106"),
         (
             {"tensorrt_version": "11.4.0.105"},
             ProviderError,
-            "by tensorrt 11.4.0.105; 11.4.0.106 is installed",
+            r"11\.4\.0\.105.*11\.4\.0\.106",
         ),
         (
             {"compute_capabilities": ("9.0", "12.0")},
             ProviderError,
-            r"capability 9.0, 12.0; this one has 8\.9",
+            r"9\.0, 12\.0.*8\.9",
         ),
-        ({"onnx_sha256": "0" * 64}, BundleError, r"built from an ONNX file of SHA-256 000000000000"),
-        ({"network": "lc"}, BundleError, "of network lc; expected rdn"),
+        ({"onnx_sha256": "0" * 64}, BundleError, "SHA-256 000000000000"),
+        ({"network": "lc"}, BundleError, "network lc.*rdn"),
         ({"outputs": {"z": ("batch", 2)}}, BundleError, "the bundle says"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_plan_that_does_not_match(folder, tensorrt, changes, error, words) -> 
 
 def test_operators_of_another_size_than_the_plans(folder, tensorrt) -> None:
     write_plan(folder)
-    with pytest.raises(PairingError, match=r"axis width of input v has length 8 .*for 7 to 7; .*--operators"):
+    with pytest.raises(PairingError, match=r"axis width .*input v .*8 .*7 to 7.*--operators"):
         OnnxPrior(load_bundle(folder), "tensorrt-native", {"height": 5, "width": 8})
 
 
@@ -181,9 +181,7 @@ def test_a_plan_that_the_runtime_refuses(folder, tensorrt) -> None:
     """The real one returns None and says why to its logger only."""
     tensorrt.engine = None
     write_plan(folder)
-    fails(
-        folder, ProviderError, r"tensorrt 11.4.0.106 cannot load the plan: Serialization failed: wrong tag;"
-    )
+    fails(folder, ProviderError, r"11\.4\.0\.106 .*Serialization failed: wrong tag")
 
 
 @pytest.mark.parametrize(
@@ -192,14 +190,14 @@ def test_a_plan_that_the_runtime_refuses(folder, tensorrt) -> None:
 def test_a_plan_with_other_tensors_than_its_metadata(folder, tensorrt, make_clip, engine) -> None:
     tensorrt.engine = make_clip(**engine)
     write_plan(folder)
-    fails(folder, BundleError, r"expected \(\['v'\], \['z'\]\)|is half; its metadata say")
+    fails(folder, BundleError, r"\(\['v'\], \['z'\]\)|is half")
 
 
 def test_an_execution_that_fails_gives_no_image(folder, tensorrt, make_clip) -> None:
     tensorrt.engine = make_clip(executes=False)
     write_plan(folder)
     prior = open_prior(folder)
-    with pytest.raises(DeviceError, match="could not run the plan: TensorRT gave no reason"):
+    with pytest.raises(DeviceError, match="no reason"):
         prior(np.zeros((1, 1, 5, 7), np.float32), NOISE)
 
 
@@ -364,13 +362,13 @@ def test_errors_of_before_are_not_the_reason(folder, tensorrt) -> None:
     message_collector(import_tensorrt("tensorrt")).log("E", "an old error")
     tensorrt.engine = None
     write_plan(folder)
-    fails(folder, ProviderError, "cannot load the plan: Serialization failed")
+    fails(folder, ProviderError, "Serialization failed")
 
 
 def test_a_strided_array_is_never_copied_as_it_lies(cuda) -> None:
     device = CudaDevice()
     buffer = device.buffer(16)
-    with pytest.raises(ValueError, match="expected a contiguous one of at most 16 bytes"):
+    with pytest.raises(ValueError, match="16 bytes"):
         device.copy_in(buffer, np.zeros((2, 2), np.float32).T)
     with pytest.raises(ValueError, match="has 20 bytes"):
         device.copy_out(np.zeros(5, np.float32), buffer)
