@@ -113,7 +113,7 @@ def run(quick: bool, output: Path) -> None:
     shifted = [Case(SPLIT, gradient, snr, count) for gradient in GRADIENTS for snr in (BETWEEN, BEYOND)]
     drawn = [Case(name, gradient, EXPERIMENT_SNR, repetitions) for name in DRAWN for gradient in GRADIENTS]
     with BenchmarkRun("coverage", output, config) as benchmark:
-        shipped = load_bundle(default_bundle_path(METHOD)).read_intervals()
+        shipped = load_bundle(default_bundle_path(METHOD)).intervals
         if shipped is None or shipped.coverage != COVERAGE:
             benchmark.leave_out(
                 f"the bundle that ships has no intervals of {100 * COVERAGE:g} %; those fitted here stand in"

@@ -23,7 +23,7 @@ from benchmarks.harness.quality import image_quality
 from benchmarks.harness.record import markdown_table
 from benchmarks.scans.scans import TRAIN_GRADIENT, frames_of_test_split, reference_scan
 from engine.errors import BundleError
-from engine.reconstruction.methods import WITH_A_BUNDLE
+from engine.reconstruction.methods import METHODS
 from export.errors import ExportError, ParityError
 
 FRAMES = 32
@@ -65,9 +65,10 @@ def run(quick: bool, output: Path) -> None:
             for limit in (None, *_limits(method, quick)):
                 _row(benchmark, snr, method, limit, count)
         rows = benchmark.rows
+        trained = [name for name in LIMITS if not METHODS[name].works_as_installed]
         blocks = [
             "Single frames on one core, from whitened rows to the image. "
-            f"{', '.join(WITH_A_BUNDLE)}: networks trained at the SNR of the test.",
+            f"{', '.join(trained)}: networks trained at the SNR of the test.",
             f"## Iterations and milliseconds of a frame (Table III), at {SNRS[0]:g} dB",
             "Ours at the limit that each method has by default. The paper's times are of a Tesla V100.",
             markdown_table(beside_table_iii(rows)),
@@ -84,7 +85,7 @@ def _methods(snr: float, benchmark: BenchmarkRun) -> list[Contestant]:
     found = []
     for method in LIMITS:
         try:
-            ships = method not in WITH_A_BUNDLE
+            ships = METHODS[method].works_as_installed
             found.append(as_shipped(method) if ships else trained_at(method, snr, shelf, method))
         except (MissingModelError, BundleError, ExportError, ParityError) as error:
             benchmark.leave_out(f"{method}, {snr:g} dB: {error}")

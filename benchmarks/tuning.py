@@ -11,17 +11,18 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from benchmarks.harness.record import write_page, write_record
-from engine.solvers.regularization import WEIGHT_NAMES, default_weights_path, save_weights
+from engine.reconstruction.methods import hand_set, tunable
+from engine.solvers.regularization import default_weights_path, save_weights
 from engine.tuning.emulation import emulate_scan
 from engine.tuning.report import tuning_report
 from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
 from engine.tuning.search import Lattice
-from engine.tuning.tune import ITERATIONS, TUNABLE, tune
+from engine.tuning.tune import ITERATIONS, tune
 
 PRESET = "reference-0.5"
 
 QUICK = TuningConfig(snr_db=(15.0, 30.0), frames=2, lattice=Lattice(2))
-QUICK_METHODS = tuple(method for method in TUNABLE if method != "pp-mpi")
+QUICK_METHODS = tuple(method for method in tunable() if method != "pp-mpi")
 
 COLUMNS = 4
 
@@ -34,7 +35,7 @@ def run(quick: bool, output: Path) -> None:
         def show(trial: Trial) -> None:
             status.update(f"{trial.method}, {trial.snr_db:g} dB, {trial.iterations} iterations")
 
-        methods, config = (QUICK_METHODS, QUICK) if quick else (TUNABLE, TuningConfig())
+        methods, config = (QUICK_METHODS, QUICK) if quick else (tunable(), TuningConfig())
         result = tune(emulate_scan(PRESET), methods, config, show)
     publish(result, quick, output)
     if not quick:
@@ -62,7 +63,7 @@ def _role(tuning: MethodTuning, trial: Trial) -> str:
 
 def draw(result: TuningResult) -> Figure:
     """Draw the mean pSNR against every weight, and against the number of iterations."""
-    panels = [(method, name) for method in result.methods for name in WEIGHT_NAMES[method]]
+    panels = [(method, name) for method in result.methods for name in hand_set(method).names]
     n_rows = -(-(len(panels) + 1) // COLUMNS)
     figure = Figure(figsize=(3.6 * COLUMNS, 3.2 * n_rows), layout="constrained")
     axes: Sequence[Axes] = list(figure.subplots(n_rows, COLUMNS, squeeze=False).flat)

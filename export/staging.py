@@ -11,8 +11,8 @@ from pathlib import Path
 from engine.errors import BundleError, InputError
 from engine.machine.atomic_write import atomic_directory
 from engine.networks.bundle import MANIFEST
+from engine.networks.interval_store import INTERVALS
 from engine.networks.manifest import KIND, NETWORKS
-from engine.reconstruction.interval_store import INTERVALS
 
 STEP_FILE = "step.onnx"
 

@@ -91,7 +91,7 @@ def _copy_files(bundle: Bundle, folder: Path) -> None:
 
 
 def _compose(bundle: Bundle) -> bytes:
-    rdn, lc = (onnx.load_model_from_string(bundle.read_network(role)) for role in ("rdn", "lc"))
+    rdn, lc = (onnx.load_model_from_string(bundle.networks[role]) for role in ("rdn", "lc"))
     step = build_step(rdn, lc)
     check_step(step)
     content: bytes = step.SerializeToString(deterministic=True)

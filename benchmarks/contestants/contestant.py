@@ -11,8 +11,9 @@ from engine.errors import BundleError
 from engine.networks.bundle import default_bundle_path, load_bundle, shipped_bundle_path
 from engine.networks.manifest import EQUILIBRIUM
 from engine.operators.operators import Operators
+from engine.reconstruction.method import weights_of
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, open_method, weights_of
+from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 
 HAND_CRAFTED = ("least-squares", "cg-tikhonov", "admm-l1", "art", "admm-tv", "admm-hybrid")
@@ -133,12 +134,12 @@ def _contestant(name: str, method: str, settings: MethodSettings, hashes: Mappin
     identity: dict[str, Any] = {"method": method, **hashes}
     identity |= {key: getattr(settings, key) for key in settings.given() if key not in ("model", "weights")}
     if "weights" in METHODS[method].settings:
-        identity["weights"] = asdict(weights_of(method, settings))
+        identity["weights"] = asdict(weights_of(method, METHODS[method], settings))
     return Contestant(name, method, settings, identity)
 
 
 def _shipped_hashes(method: str) -> dict[str, Any]:
-    if not METHODS[method].needs_model:
+    if not METHODS[method].networks:
         return {}
     return _hashes(default_bundle_path(method))
 

@@ -16,7 +16,7 @@ from engine.measurement.normalization import normalize
 from engine.networks.bundle import load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, OUT_OF_THE_BOX, open_method
+from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 from trainer.loop.checkpoint import load_networks
 
@@ -79,11 +79,11 @@ def equilibria(operators: Operators) -> Iterator[Timed]:
 
 def baselines(operators: Operators) -> Iterator[Timed]:
     """Return the methods that ship besides, as a user gets them."""
-    for name in OUT_OF_THE_BOX:
-        if name == "deq":
+    for name, method in METHODS.items():
+        if name == "deq" or not method.works_as_installed:
             continue
         solver = _engine(operators, MethodSettings(), name)
-        backend = "onnxruntime-cpu" if METHODS[name].needs_model else "numpy"
+        backend = "onnxruntime-cpu" if method.networks else "numpy"
         yield Timed(name, backend, 1, 1, solver)
 
 

@@ -98,7 +98,7 @@ def evaluation_stages(bundle: Bundle, operators: Operators) -> Mapping[str, Stag
     lines, bins = operators.layout.shape
     r, n = operators.system_matrix.shape
     lengths = {"batch": 1, "height": ny, "width": nx, "lines": lines, "bins": bins}
-    rdn, lc = (convolution_flops(bundle.read_network(role), lengths) for role in ("rdn", "lc"))
+    rdn, lc = (convolution_flops(bundle.networks[role], lengths) for role in ("rdn", "lc"))
     return {
         "rdn": Stage(rdn, 0.0),
         "lc": Stage(lc, 0.0),

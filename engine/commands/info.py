@@ -53,7 +53,7 @@ def describe(path: Path) -> list[str]:
 
 def _describe_bundle(path: Path) -> list[str]:
     bundle = load_bundle(path)
-    manifest, intervals = bundle.manifest, bundle.read_intervals()
+    manifest, intervals = bundle.manifest, bundle.intervals
     settings = {} if manifest.solver is None else manifest.solver.to_dict()
     solver = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     lines = [

@@ -8,8 +8,8 @@ import click
 from engine.commands.arguments import parse_levels
 from engine.mpi.simulation.scanner import PRESETS
 from engine.networks.bundle import load_bundle
+from engine.networks.interval_store import store_intervals
 from engine.networks.interval_table import Intervals
-from engine.reconstruction.interval_store import store_intervals
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
 from engine.reconstruction.reconstructor import Reconstructor

@@ -26,15 +26,11 @@ from engine.mpi.grid import Grid
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.image_intervals import ImageIntervals, add_intervals
 from engine.mpi.mdf.new_files import new_reconstruction_file
-from engine.networks.interval_table import Intervals
 from engine.networks.sessions import PROVIDER_NAMES
-from engine.operators.operators_file import load_operators
-from engine.reconstruction.interval_store import require_intervals, stored_intervals
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import CHOICES, METHODS, bundle_of, open_method
+from engine.reconstruction.methods import choices
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 from engine.reconstruction.report import FrameReport
-from engine.solvers.frame_solver import FrameSolver
 
 if TYPE_CHECKING:
     from engine.reconstruction.pictures import Panel
@@ -51,7 +47,9 @@ ITERATED = (Result.CONVERGED, Result.MAX_ITERATIONS, Result.DEADLINE)
 @click.option(
     "--operators", type=click.Path(path_type=Path), required=True, help="Operators of the system matrix."
 )
-@click.option("--method", metavar="NAME", help=f"How to reconstruct: {CHOICES}.  [that of --model, else deq]")
+@click.option(
+    "--method", metavar="NAME", help=f"How to reconstruct: {choices()}.  [that of --model, else deq]"
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Bundle folder or shipped name.  [reference]")
 @click.option(
     "--solver",
@@ -155,16 +153,15 @@ def recon(
         staged = {
             path: stack.enter_context(atomic_path(path)) for path in outputs if not (follow and path == out)
         }
-        chosen_settings = MethodSettings(**settings)
-        solver = open_method(method, load_operators(operators), chosen_settings)
-        reconstructor = Reconstructor(solver, _intervals(solver, chosen_settings, wanted))
+        reconstructor = Reconstructor.load(operators, method, MethodSettings(**settings))
+        _choose_intervals(reconstructor, wanted)
         record = {
             "kind": "deq-mpi-report",
             "schema": 3,
             "method": reconstructor.method,
             "measurement": str(measurement),
             "operators": str(operators),
-            "model": _model_name(reconstructor.method, chosen_settings),
+            "model": None if reconstructor.bundle is None else reconstructor.bundle.manifest.name,
             "settings": dict(reconstructor.solver.settings),
         }
         if follow:
@@ -214,16 +211,13 @@ def _require_consistent(
         raise click.UsageError("--idle has a meaning with --follow only")
 
 
-def _intervals(solver: FrameSolver, settings: MethodSettings, wanted: bool | None) -> Intervals | None:
+def _choose_intervals(reconstructor: Reconstructor, wanted: bool | None) -> None:
     if wanted:
-        return require_intervals(solver, settings)
-    intervals = None if wanted is False else stored_intervals(solver, settings)
-    if intervals is None:
-        return None
-    if found := intervals.differences(solver.method, solver.settings):
+        reconstructor.require_intervals()
+    elif wanted is False:
+        reconstructor.intervals = None
+    elif found := reconstructor.without_intervals_because:
         click.echo(f"Note: no intervals are written, since the images are made with {found}", err=True)
-        return None
-    return intervals
 
 
 def _bounds(found: Sequence[Reconstruction], coverage: float) -> ImageIntervals:
@@ -234,10 +228,6 @@ def _bounds(found: Sequence[Reconstruction], coverage: float) -> ImageIntervals:
         np.stack([nothing if frame.interval is None else frame.interval.high for frame in found]),
         coverage,
     )
-
-
-def _model_name(method: str, settings: MethodSettings) -> str | None:
-    return bundle_of(method, settings).manifest.name if METHODS[method].needs_model else None
 
 
 def _draw(path: Path, found: Sequence[Reconstruction], chosen: Sequence[int], grid: Grid) -> None:

@@ -12,11 +12,12 @@ from engine.calibration.calibrate import system_matrix_from_mdf
 from engine.commands.arguments import parse_levels, require_distinct_files
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.simulation.scanner import PRESETS
+from engine.reconstruction.methods import tunable
 from engine.solvers.regularization import save_weights
 from engine.tuning.emulation import Scan, emulate_scan, scan_of
 from engine.tuning.report import tuning_report
 from engine.tuning.result import Trial, TuningConfig, TuningResult
-from engine.tuning.tune import TUNABLE, tune
+from engine.tuning.tune import tune
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
@@ -29,7 +30,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, text: str) -> t
 @click.option(
     "--methods",
     callback=_names,
-    default=",".join(TUNABLE),
+    default=",".join(tunable()),
     show_default=True,
     metavar="NAME,NAME",
     help="Methods to tune.",

@@ -27,7 +27,7 @@ SHIPPED: Mapping[str, str] = MappingProxyType({"deq": "reference", "pp-mpi": "de
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle folder.
+    """A bundle folder as it was when it was read and checked.
 
     Attributes
     ----------
@@ -35,10 +35,16 @@ class Bundle:
         Its description.
     path : Path
         The folder.
+    networks : mapping of str to bytes
+        ONNX graph of each network of the manifest by its role, the very bytes whose hash was compared.
+    intervals : Intervals or None
+        Calibrated intervals of the model's images; None if the bundle has none.
     """
 
     manifest: Manifest
     path: Path
+    networks: Mapping[str, bytes]
+    intervals: Intervals | None
 
     def require_method(self, method: str) -> None:
         """Raise unless the networks were trained for this method.
@@ -68,53 +74,6 @@ class Bundle:
                 "expected a bundle with solver settings; use a bundle of another method"
             )
         return self.manifest.solver
-
-    def read_network(self, role: str) -> bytes:
-        """Return the ONNX bytes of a network of the manifest, the very bytes whose hash was compared.
-
-        Raises
-        ------
-        BundleError
-            If the file is missing or its SHA-256 is not the manifest's.
-        """
-        network = self.manifest.networks[role]
-        return self._read(network.file, network.sha256, f"the {role} network")
-
-    def read_intervals(self) -> Intervals | None:
-        """Return the calibrated intervals of the model's images; None if the bundle has none.
-
-        Raises
-        ------
-        BundleError
-            If the file is missing, its SHA-256 is not the manifest's, or it holds no valid table.
-        """
-        entry = self.manifest.intervals
-        if entry is None:
-            return None
-        content = self._read(entry.file, entry.sha256, "the intervals")
-        try:
-            intervals = Intervals.from_dict(json.loads(content))
-        except (ValueError, ConfigError) as error:  # not JSON or not UTF-8, or no table of intervals
-            raise BundleError(f"{self.path / entry.file}: {error}") from error
-        if intervals.method != self.manifest.method:
-            raise BundleError(
-                f"{self.path / entry.file} is of method {intervals.method}; expected {self.manifest.method}, "
-                "that of the bundle; calibrate the intervals again"
-            )
-        return intervals
-
-    def _read(self, file: str, sha256: str, what: str) -> bytes:
-        path = self.path / file
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; expected {what} that {MANIFEST} names")
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
-            raise BundleError(
-                f"{path} has SHA-256 {found[:12]}..., {MANIFEST} says {sha256[:12]}...: the file was "
-                "changed or damaged; get the bundle again"
-            )
-        return content
 
 
 def default_bundle_path(method: str = "deq") -> Path:
@@ -148,7 +107,7 @@ def shipped_bundle_path(name: str) -> Path:
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
-    """Read a bundle's manifest and check the hash of every file, before any network is opened.
+    """Read a bundle, each file once, and check the hash of every file.
 
     Parameters
     ----------
@@ -178,11 +137,43 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
         raise BundleError(f"{file} is not valid JSON ({error}); get the bundle again") from error
     except BundleError as error:
         raise BundleError(f"{file}: {error}") from error
-    bundle = Bundle(manifest, folder)
-    for role in manifest.networks:
-        bundle.read_network(role)
-    bundle.read_intervals()
-    return bundle
+    networks = {
+        role: _read(folder / network.file, network.sha256, f"the {role} network")
+        for role, network in manifest.networks.items()
+    }
+    return Bundle(manifest, folder, MappingProxyType(networks), _read_intervals(folder, manifest))
+
+
+def _read_intervals(folder: Path, manifest: Manifest) -> Intervals | None:
+    entry = manifest.intervals
+    if entry is None:
+        return None
+    path = folder / entry.file
+    content = _read(path, entry.sha256, "the intervals")
+    try:
+        intervals = Intervals.from_dict(json.loads(content))
+    except (ValueError, ConfigError) as error:  # not JSON or not UTF-8, or no table of intervals
+        raise BundleError(f"{path}: {error}") from error
+    if intervals.method != manifest.method:
+        raise BundleError(
+            f"{path} is of method {intervals.method}; expected {manifest.method}, that of the bundle; "
+            "calibrate the intervals again"
+        )
+    return intervals
+
+
+def _read(path: Path, sha256: str, what: str) -> bytes:
+    """Return the bytes of a file of a bundle; raise BundleError if it is missing or was changed."""
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; expected {what} that {MANIFEST} names")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise BundleError(
+            f"{path} has SHA-256 {found[:12]}..., {MANIFEST} says {sha256[:12]}...: the file was "
+            "changed or damaged; get the bundle again"
+        )
+    return content
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

@@ -236,7 +236,7 @@ def _open_network(
         return open_plan(bundle, role, lengths)
     network = bundle.manifest.networks[role]
     try:
-        return OnnxSession(bundle.read_network(role), network.inputs, network.outputs, provider)
+        return OnnxSession(bundle.networks[role], network.inputs, network.outputs, provider)
     except BundleError as error:
         raise BundleError(f"{bundle.path / network.file}: {error}") from error
 

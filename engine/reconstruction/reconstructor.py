@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.arrays import Float32Array
-from engine.errors import ConfigError, NonFiniteError, PairingError
+from engine.errors import BundleError, ConfigError, NonFiniteError, PairingError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.machine.arithmetic import denormals_as_zero, single_blas_thread
 from engine.measurement.normalization import NormalizedMeasurement, normalize
+from engine.networks.bundle import Bundle
 from engine.networks.interval_table import Interval, Intervals
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
@@ -56,8 +57,9 @@ class Reconstructor:
         A method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
         object serves one thread.
     intervals : Intervals, optional
-        Calibrated for the method and the settings of the solver (`engine.reconstruction.interval_store`);
-        images get intervals then.
+        Calibrated for the method and the settings of the solver; images get intervals then.
+    bundle : Bundle, optional
+        What the solver's networks came from.
 
     Raises
     ------
@@ -65,11 +67,14 @@ class Reconstructor:
         If the intervals were calibrated for another method or other settings.
     """
 
-    def __init__(self, solver: FrameSolver, intervals: Intervals | None = None) -> None:
+    def __init__(
+        self, solver: FrameSolver, intervals: Intervals | None = None, bundle: Bundle | None = None
+    ) -> None:
         if intervals is not None:
             intervals.require_settings(solver.method, solver.settings)
         self.solver = solver
         self.intervals = intervals
+        self.bundle = bundle
 
     @property
     def method(self) -> str:
@@ -88,16 +93,37 @@ class Reconstructor:
         method: str | None = None,
         settings: MethodSettings | None = None,
     ) -> "Reconstructor":
-        """Open an operators file and a method.
-
-        Images get the intervals of the method's bundle if it has some and the settings are those they were
-        calibrated for; `engine.reconstruction.interval_store.require_intervals` raises where they do not
-        apply.
+        """Open an operators file and a method; see `open`.
 
         Parameters
         ----------
         operators_path : path
             Written by `engine calibrate`.
+        method, settings
+            As for `open`.
+
+        Raises
+        ------
+        OperatorsError
+            If the file cannot be used; and what `open` raises.
+        """
+        from engine.operators.operators_file import load_operators
+
+        return cls.open(load_operators(operators_path), method, settings)
+
+    @classmethod
+    def open(
+        cls, operators: Operators, method: str | None = None, settings: MethodSettings | None = None
+    ) -> "Reconstructor":
+        """Open a method for operators.
+
+        Images get the intervals of the method's bundle if it has some and the settings are those they were
+        calibrated for; `without_intervals_because` says what is in the way, `require_intervals` insists.
+
+        Parameters
+        ----------
+        operators : Operators
+            Operators of the system matrix.
         method : str, optional
             One of `engine.reconstruction.methods.METHODS`; by default that of the model in the settings, else
             "deq".
@@ -106,19 +132,46 @@ class Reconstructor:
 
         Raises
         ------
-        OperatorsError, BundleError, PairingError, ProviderError, ConfigError
-            If a file cannot be used, parts do not belong together, the provider is not available, or a
+        BundleError, PairingError, ProviderError, ConfigError
+            If the model cannot be used, parts do not belong together, the provider is not available, or a
             setting has no meaning for the method.
         """
-        from engine.operators.operators_file import load_operators
-        from engine.reconstruction.interval_store import stored_intervals
-        from engine.reconstruction.methods import open_method
+        from engine.reconstruction.methods import open_with_bundle
 
-        solver = open_method(method, load_operators(operators_path), settings)
-        intervals = stored_intervals(solver, settings or MethodSettings())
-        if intervals is not None and intervals.differences(solver.method, solver.settings):
-            intervals = None
-        return cls(solver, intervals)
+        opened = open_with_bundle(method, operators, settings)
+        found = cls(opened.solver, bundle=opened.bundle)
+        if opened.bundle is not None and not found.without_intervals_because:
+            found.intervals = opened.bundle.intervals
+        return found
+
+    @property
+    def without_intervals_because(self) -> str:
+        """Settings for which the bundle's intervals were not calibrated; empty where there are none such."""
+        if self.bundle is None or self.bundle.intervals is None:
+            return ""
+        return self.bundle.intervals.differences(self.method, self.solver.settings)
+
+    def require_intervals(self) -> None:
+        """Raise unless images get intervals.
+
+        Raises
+        ------
+        PairingError
+            If the method has no networks, or the intervals were calibrated for other settings.
+        BundleError
+            If the bundle has no intervals.
+        """
+        if self.bundle is None:
+            raise PairingError(
+                f"method {self.method} has no intervals: they are calibrated for a model with networks; "
+                "use one of those or do without intervals"
+            )
+        if self.bundle.intervals is None:
+            path = self.bundle.path
+            raise BundleError(
+                f"the bundle {path} has no intervals; calibrate them: engine intervals SYSTEM_MATRIX {path}"
+            )
+        self.bundle.intervals.require_settings(self.method, self.solver.settings)
 
     @property
     def is_anytime(self) -> bool:

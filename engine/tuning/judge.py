@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from engine.mpi.metrics import psnr_db
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.methods import METHODS, hand_set, open_method
 from engine.reconstruction.reconstructor import Reconstructor
-from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, save_weights
+from engine.solvers.regularization import MethodWeights, save_weights
 from engine.tuning.emulation import Frames
 from engine.tuning.result import Trial
 
 
 def settings_of(method: str, model: Path | str | None) -> MethodSettings:
     """Return the settings that every trial of a method shares: the model, if it needs one."""
-    return MethodSettings(model=model) if METHODS[method].needs_model else MethodSettings()
+    return MethodSettings(model=model) if METHODS[method].networks else MethodSettings()
 
 
 class Judge:
@@ -62,10 +62,10 @@ class Judge:
         return tuple(self._trials.values())
 
     def trial(self, snr_db: float, values: Sequence[float], iterations: int) -> Trial:
-        """Judge weights (in the order of `WEIGHT_NAMES`) and a number of iterations at one SNR."""
+        """Judge weights (in the order of their names) and a number of iterations at one SNR."""
         key = snr_db, tuple(values), iterations
         if key not in self._trials:
-            weights = dict(zip(WEIGHT_NAMES[self.method], values, strict=True))
+            weights = dict(zip(hand_set(self.method).names, values, strict=True))
             psnr = self._psnr(snr_db, replace(self._settings, weights=weights, max_iterations=iterations))
             done = Trial(self.method, snr_db, weights, iterations, float(psnr.mean()), float(psnr.std()))
             self._trials[key] = done

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from engine.solvers.regularization import WEIGHT_NAMES
+from engine.reconstruction.methods import hand_set
 from engine.tuning.result import MethodTuning, Trial, TuningResult
 
 
@@ -23,7 +23,7 @@ def tuning_report(result: TuningResult) -> str:
         *_limits(result.methods),
     ]
     for method, tuning in result.methods.items():
-        names = WEIGHT_NAMES[method]
+        names = hand_set(method).names
         lines += ["", f"## Tried: {method}", ""]
         lines += _table(("SNR", "iterations", *names, "pSNR", "values"), _tried(tuning, names))
     return "\n".join(lines) + "\n"

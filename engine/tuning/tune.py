@@ -7,31 +7,14 @@ better, each with the weights that are best at it.
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from types import MappingProxyType
 
 from engine.errors import ConfigError
-from engine.reconstruction.methods import METHODS, open_method
-from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, load_weights
+from engine.reconstruction.methods import METHODS, hand_set, open_method, tunable
+from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights
 from engine.tuning.emulation import Scan, emulate_frames
 from engine.tuning.judge import Judge, settings_of
-from engine.tuning.published_weights import PUBLISHED_ITERATIONS, published_weights
 from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
 from engine.tuning.search import Lattice, Point, climb, ladder
-
-TUNABLE = tuple(method for method in METHODS if method in WEIGHT_NAMES)
-"""Methods with hand-set weights, the simplest first: the hybrid starts from what its parts were given."""
-
-PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"admm-hybrid": ("admm-l1", "admm-tv")})
-"""Methods of one weight each that together start the search of a method of several."""
-
-STAND_INS: Mapping[str, str] = MappingProxyType({"cg-tikhonov": "art"})
-"""Where a method that is not in the paper starts: its functional is that of another one that is."""
-
-LADDER = 3
-"""Half decades on both sides of the start of a single weight that are tried in any case."""
-
-SHORT_LADDERS: Mapping[str, int] = MappingProxyType({"pp-mpi": 1})
-"""The same where it is less: a denoiser was trained for one noise level, and its passes are dear."""
 
 REACH_DECADES = 2
 """Furthest that a weight is looked for from the paper's value, in factors of ten. Far beyond, a weight no
@@ -46,13 +29,10 @@ MIN_GAIN_DB = 0.05
 ITERATIONS = (5, 10, 20, 40, 80, 160, 320)
 """Numbers of iterations that can be chosen."""
 
-MOST_ITERATIONS: Mapping[str, int] = MappingProxyType({"art": 80, "pp-mpi": 160})
-"""The largest of them for methods with dear iterations: sweeps over all rows, passes of a network."""
-
 
 def tune(
     scan: Scan,
-    methods: Sequence[str] = TUNABLE,
+    methods: Sequence[str] | None = None,
     config: TuningConfig | None = None,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> TuningResult:
@@ -63,7 +43,7 @@ def tune(
     scan : Scan
         The system matrix, one slice.
     methods : sequence of str, optional
-        Some of `TUNABLE`; by default all.
+        Some of `engine.reconstruction.methods.tunable`; by default all.
     config : TuningConfig, optional
         SNRs, frames and the values that can be chosen.
     on_trial : callable, optional
@@ -85,8 +65,8 @@ def tune(
         If the matrix has too few rows to estimate the noise.
     """
     config = config or TuningConfig()
-    ordered = _in_order(methods)
-    if config.model is not None and not any(METHODS[method].needs_model for method in ordered):
+    ordered = _in_order(tunable() if methods is None else methods)
+    if config.model is not None and not any(METHODS[method].networks for method in ordered):
         raise ConfigError(f"a model has no meaning for {', '.join(ordered)}; leave it out or tune pp-mpi too")
     for method in ordered:
         open_method(method, scan.operators, settings_of(method, config.model))  # what is missing shows now
@@ -102,29 +82,24 @@ def tune(
 
 
 def _in_order(methods: Sequence[str]) -> list[str]:
-    expected = f"expected some of {', '.join(TUNABLE)}"
     if not methods:
-        raise ConfigError(f"there is no method to tune; {expected}")
+        raise ConfigError(f"there is no method to tune; expected some of {', '.join(tunable())}")
     for method in methods:
-        if method not in METHODS:
-            raise ConfigError(f"unknown method {method!r}; {expected}")
-        if method not in TUNABLE:
-            raise ConfigError(f"the method {method} has no hand-set weights; {expected}")
-    return [method for method in TUNABLE if method in methods]
+        hand_set(method)
+    return [method for method in tunable() if method in methods]
 
 
 def _tune_method(judge: Judge, lattice: Lattice, found: Mapping[str, MethodTuning]) -> MethodTuning:
-    method = judge.method
+    method, hand = judge.method, hand_set(judge.method)
     published: tuple[Trial, ...] = ()
-    if method in PUBLISHED_ITERATIONS:
+    if hand.published_iterations is not None:
         published = tuple(
-            judge.trial(snr, _start(method, snr), PUBLISHED_ITERATIONS[method]) for snr in judge.snr_db
+            judge.trial(snr, hand.published(snr), hand.published_iterations) for snr in judge.snr_db
         )
     points, iterations = _best_points(judge, lattice, found)
     chosen = tuple(judge.trial(snr, lattice.values(points[snr]), iterations) for snr in judge.snr_db)
     curves = {
-        name: SnrCurve(judge.snr_db, tuple(trial.weights[name] for trial in chosen))
-        for name in WEIGHT_NAMES[method]
+        name: SnrCurve(judge.snr_db, tuple(trial.weights[name] for trial in chosen)) for name in hand.names
     }
     weights = MethodWeights(curves, iterations)
     at_limit = iterations == _iterations(method)[-1] or any(
@@ -162,7 +137,7 @@ def _best_points(
 
 
 def _iterations(method: str) -> list[int]:
-    return [count for count in ITERATIONS if count <= MOST_ITERATIONS.get(method, ITERATIONS[-1])]
+    return [count for count in ITERATIONS if count <= hand_set(method).most_iterations]
 
 
 def _best_point(
@@ -171,7 +146,7 @@ def _best_point(
     def score(point: Point) -> float:
         return judge.trial(snr, lattice.values(point), iterations).psnr_mean
 
-    if judge.method not in PARTS:
+    if not hand_set(judge.method).parts:
         starts = [max(starts, key=score)]  # the best rung of the ladder
     box = _box(judge.method, snr, lattice)
     return max((climb(score, start, steps, box, PLATEAU_DB) for start in starts), key=score)
@@ -179,23 +154,19 @@ def _best_point(
 
 def _starts(judge: Judge, snr: float, lattice: Lattice, found: Mapping[str, MethodTuning]) -> list[Point]:
     """Return the points from which the best one is looked for first."""
-    method = judge.method
-    start = lattice.place(_start(method, snr))
-    if method not in PARTS:
-        return ladder(start[0], SHORT_LADDERS.get(method, LADDER), lattice.half_decade)
+    hand = hand_set(judge.method)
+    start = lattice.place(hand.published(snr))
+    if not hand.parts:
+        return ladder(start[0], hand.ladder, lattice.half_decade)
     shipped = load_weights()
     parts: list[float] = []
-    for name, part in zip(WEIGHT_NAMES[method], PARTS[method], strict=True):
+    for name, part in zip(hand.names, hand.parts, strict=True):
         weights = found[part].weights if part in found else shipped[part]
         parts.append(weights.at(snr)[name])
     return [start, lattice.place(parts)]
 
 
-def _start(method: str, snr: float) -> tuple[float, ...]:
-    return tuple(published_weights(STAND_INS.get(method, method), snr).values())
-
-
 def _box(method: str, snr: float, lattice: Lattice) -> tuple[Point, Point]:
-    centre = lattice.place(_start(method, snr))
+    centre = lattice.place(hand_set(method).published(snr))
     reach = REACH_DECADES * lattice.per_decade
     return tuple(place - reach for place in centre), tuple(place + reach for place in centre)

@@ -85,7 +85,7 @@ def _build(
 ) -> PlanResult:
     network = bundle.manifest.networks[role]
     path = plan_path(bundle.path, network)
-    single = bundle.read_network(role)
+    single = bundle.networks[role]
     graph = _in_half_precision(single) if config.precision == "fp16" else single
     recipe = _recipe(bundle, role, graph, config, builder)
     old, why = _old_plan(path, recipe)

@@ -87,7 +87,7 @@ class ResidentEquilibrium:
         dual_start = bundle.manifest.dual_start
         if provider == NATIVE_TENSORRT:
             return cls(partial(PlanStepRunner, bundle), operators, config, dual_start)
-        open_step = partial(OnnxStepRunner, bundle.read_network("step"), provider)
+        open_step = partial(OnnxStepRunner, bundle.networks["step"], provider)
         try:
             return cls(open_step, operators, config, dual_start)
         except BundleError as error:

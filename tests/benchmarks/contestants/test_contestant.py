@@ -11,6 +11,7 @@ from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, au
 from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.scans.scans import reference_scan
 from engine.fixed_point.solution import Result
+from engine.reconstruction.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_identities_can_be_kept(tmp_path: Path) -> None:
 
 def test_a_tuned_weight_changes_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = as_shipped("art").identity
-    tuned = module.weights_of("art", as_shipped("art").settings).with_constants({"lambda": 0.123})
+    tuned = module.weights_of("art", METHODS["art"], as_shipped("art").settings).with_constants(
+        {"lambda": 0.123}
+    )
     monkeypatch.setattr(module, "weights_of", lambda *_: tuned)
     assert as_shipped("art").identity != before
 

@@ -22,7 +22,7 @@ LC = 3 * 8 * 5 + 3 * 8 * 8 + 3 * 2 * 8
 
 
 def shipped(role: str) -> bytes:
-    return load_bundle(shipped_bundle_path("reference")).read_network(role)
+    return load_bundle(shipped_bundle_path("reference")).networks[role]
 
 
 def graph_of_two_convolutions(height: str | int | None) -> bytes:

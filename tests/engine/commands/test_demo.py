@@ -46,7 +46,7 @@ def stand_ins(scanner: FflScanner) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, PRESET, scanner)
-        patch.setattr("engine.networks.bundle.default_bundle_path", lambda _method: BUNDLE)
+        patch.setattr("engine.reconstruction.method.bundle_that_ships", lambda *_: BUNDLE)
         yield
 
 

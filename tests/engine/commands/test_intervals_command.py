@@ -16,8 +16,8 @@ from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
 from engine.networks.bundle import load_bundle
+from engine.networks.interval_store import store_intervals
 from engine.operators.operators_file import load_operators
-from engine.reconstruction.interval_store import require_intervals, store_intervals
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import open_method
 from engine.reconstruction.reconstructor import Reconstructor
@@ -66,7 +66,7 @@ def bounds_of(path: Path):
 
 def test_the_bundle_says_what_its_intervals_are(folder) -> None:
     bundle = load_bundle(folder / "bundle")
-    intervals = bundle.read_intervals()
+    intervals = bundle.intervals
     assert intervals is not None
     assert (intervals.method, intervals.coverage) == ("deq", 0.8)
     assert intervals.settings["max_iterations"] == bundle.require_solver().max_iterations
@@ -92,10 +92,10 @@ def test_the_bundle_says_what_its_intervals_are(folder) -> None:
 
 def test_calibrating_again_replaces_the_intervals(folder, tmp_path) -> None:
     bundle = Path(shutil.copytree(folder / "bundle", tmp_path / "bundle"))
-    old = load_bundle(bundle).read_intervals()
+    old = load_bundle(bundle).intervals
     assert old is not None
     changed = store_intervals(load_bundle(bundle), old.from_dict(old.to_dict() | {"coverage": 0.7}))
-    found = changed.read_intervals()
+    found = changed.intervals
     assert found is not None
     assert found.coverage == 0.7
     assert {path.name for path in bundle.iterdir()} == {
@@ -118,7 +118,7 @@ def test_images_get_their_bounds(recon, folder, tmp_path) -> None:
     assert (bounds.high - bounds.low).max() > 0
     frames = json.loads((tmp_path / "stats.json").read_text())["frames"]
     assert [frame["interval_coverage"] for frame in frames] == [0.8, 0.8]
-    intervals = load_bundle(folder / "bundle").read_intervals()
+    intervals = load_bundle(folder / "bundle").intervals
     assert intervals is not None
     for frame, image, low, high in zip(frames, written, bounds.low, bounds.high, strict=True):
         first, last = intervals.snr_range
@@ -191,13 +191,12 @@ def test_other_settings_have_no_intervals(recon, folder, tmp_path) -> None:
 
 
 def test_a_method_without_a_model_has_no_intervals(folder) -> None:
-    solver = open_method("least-squares", load_operators(folder / "operators.h5"))
     with pytest.raises(PairingError, match="least-squares"):
-        require_intervals(solver, MethodSettings())
+        Reconstructor.load(folder / "operators.h5", "least-squares").require_intervals()
 
 
 def test_intervals_of_another_method_or_setting_are_refused(folder) -> None:
-    intervals = load_bundle(folder / "bundle").read_intervals()
+    intervals = load_bundle(folder / "bundle").intervals
     solver = open_method("least-squares", load_operators(folder / "operators.h5"))
     with pytest.raises(PairingError, match=r"least-squares .*deq"):
         Reconstructor(solver, intervals)

@@ -15,9 +15,9 @@ from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.operators.operators_file import load_operators, save_operators
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, OUT_OF_THE_BOX, WITH_A_BUNDLE, open_method
+from engine.reconstruction.methods import METHODS, hand_set, open_method, tunable
 from engine.reconstruction.reconstructor import Reconstructor
-from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, SnrCurve, save_weights
+from engine.solvers.regularization import MethodWeights, SnrCurve, save_weights
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BUNDLES = {"deq": FIXTURES / "bundle"} | {
@@ -94,8 +94,9 @@ def test_the_methods_are_those_of_the_paper() -> None:
         "deq-ball",
         "deq",
     ]
-    for name, method in METHODS.items():
-        assert ("weights" in method.settings) == (name in WEIGHT_NAMES)
+    for method in METHODS.values():
+        assert ("weights" in method.settings) == (method.weights is not None)
+        assert ("model" in method.settings) == bool(method.networks)
         assert method.title
 
 
@@ -116,7 +117,7 @@ def test_command_writes_the_images_of_the_python_interface(run, operators, rows,
     assert (record["model"] is None) == (method not in BUNDLES)
     for frame in record["frames"]:
         assert frame["iterations"] == len(frame["residuals"])
-        assert set(frame["weights"]) == set(WEIGHT_NAMES.get(method, ()))
+        assert set(frame["weights"]) == set(METHODS[method].weights.names if METHODS[method].weights else ())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -174,11 +175,13 @@ def test_settings_without_a_meaning_are_refused(operators, method) -> None:
 
 
 def test_the_methods_that_work_as_installed_stand_before_those_that_need_a_bundle() -> None:
-    assert set(OUT_OF_THE_BOX) == METHODS.keys() - set(WITHOUT_A_BUNDLE_THAT_SHIPS)
+    ready = [name for name, method in METHODS.items() if method.works_as_installed]
+    assert set(ready) == METHODS.keys() - set(WITHOUT_A_BUNDLE_THAT_SHIPS)
+    others = [name for name in METHODS if name not in ready]
     shown = CliRunner().invoke(main, ["recon", "--help"]).stdout
     installed, _, bundled = "".join(shown.split()).partition("--modelBUNDLE")
-    assert installed.endswith(",".join(OUT_OF_THE_BOX) + ",orwith")
-    assert bundled.startswith(",".join(WITH_A_BUNDLE) + ".")
+    assert installed.endswith(",".join(ready) + ",orwith")
+    assert bundled.startswith(",".join(others) + ".")
 
 
 def test_an_unknown_method(run, operators) -> None:
@@ -199,9 +202,9 @@ def test_zero_iterations_are_refused(run, method) -> None:
     one_line_error(run(method, "--max-iterations", "0"), "max_iterations is 0")
 
 
-@pytest.mark.parametrize("method", WEIGHT_NAMES)
+@pytest.mark.parametrize("method", tunable())
 def test_weights_reach_the_solver_and_the_report(run, tmp_path, method) -> None:
-    name = WEIGHT_NAMES[method][0]
+    name = hand_set(method).names[0]
     stats = tmp_path / "stats.json"
     assert run(method, "--weight", f"{name}=0.123", "--stats", str(stats)).exit_code == 0
     assert {frame["weights"][name] for frame in json.loads(stats.read_text())["frames"]} == {0.123}
@@ -210,10 +213,10 @@ def test_weights_reach_the_solver_and_the_report(run, tmp_path, method) -> None:
     one_line_error(run(method, "--weight", "delta=1"), f"{method}: unknown weight 'delta'; expected {name}")
 
 
-@pytest.mark.parametrize("method", WEIGHT_NAMES)
+@pytest.mark.parametrize("method", tunable())
 def test_an_snr_outside_the_tuned_range_is_clamped_and_said(run, tmp_path, method) -> None:
     """All frames lie far below 200 dB, where these weights were 'tuned'."""
-    curves = {name: SnrCurve((200.0, 210.0), (0.5, 0.6)) for name in WEIGHT_NAMES[method]}
+    curves = {name: SnrCurve((200.0, 210.0), (0.5, 0.6)) for name in hand_set(method).names}
     file, stats = tmp_path / "weights.json", tmp_path / "stats.json"
     save_weights(file, {method: MethodWeights(curves, 3)}, {})
     result = run(method, "--weights", str(file), "--stats", str(stats))

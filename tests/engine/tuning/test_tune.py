@@ -13,25 +13,34 @@ from engine.errors import BundleError, ConfigError, InputError, PairingError
 from engine.measurement.normalization import normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
+from engine.reconstruction.methods import hand_set, tunable
 from engine.solvers.regularization import (
-    WEIGHT_NAMES,
     SnrCurve,
     default_weights_path,
     load_weights,
     save_weights,
 )
 from engine.tuning.emulation import emulate_frames, scan_of
-from engine.tuning.published_weights import PUBLISHED_ITERATIONS, published_weights
 from engine.tuning.report import tuning_report
 from engine.tuning.result import Trial, TuningConfig
 from engine.tuning.search import Lattice
-from engine.tuning.tune import MIN_GAIN_DB, REACH_DECADES, TUNABLE, tune
+from engine.tuning.tune import MIN_GAIN_DB, REACH_DECADES, tune
 
 LOST_BY_THE_LATTICE = 0.02
 """dB: 8 values per decade miss the best weight by a factor of at most 10^(1/16), a second-order loss."""
 
 SINGLE_PRECISION = 1e-3
 """dB between our image and the closed form: conjugate gradients end at a residual of 1e-4."""
+
+PUBLISHED_ITERATIONS = {
+    "cg-tikhonov": None,
+    "art": 10,
+    "admm-l1": 200,
+    "admm-tv": 100,
+    "admm-hybrid": 100,
+    "pp-mpi": 150,
+}
+"""Sec. IV-A of the paper; Tikhonov regularisation is not in it."""
 
 QUICK = TuningConfig(snr_db=(20.0, 30.0), frames=2, lattice=Lattice(2))
 
@@ -93,7 +102,7 @@ def test_everything_that_was_tried_is_kept(art) -> None:
 
 def test_the_papers_values_are_tried_and_shown(art) -> None:
     for trial in art.methods["art"].published:
-        assert trial.weights == published_weights("art", trial.snr_db)
+        assert trial.weights == hand_set("art").published_at(trial.snr_db)
         assert trial.iterations == 10
     assert art.methods["cg-tikhonov"].published == ()  # not in the paper
     report = tuning_report(art)
@@ -138,7 +147,7 @@ class KnownScore:
         return tuple(self.known.values())
 
     def trial(self, snr_db, values, iterations):
-        weights = dict(zip(WEIGHT_NAMES[self.method], values, strict=True))
+        weights = dict(zip(hand_set(self.method).names, values, strict=True))
         distance = sum((math.log10(value) - self.tops[name]) ** 2 for name, value in weights.items())
         score = 30.0 - 4 * distance - self.loss(iterations)
         return self.known.setdefault(
@@ -156,7 +165,7 @@ def known_score(monkeypatch):
     return KnownScore
 
 
-@pytest.mark.parametrize("method", TUNABLE)
+@pytest.mark.parametrize("method", tunable())
 def test_weights_of_every_method_are_found_next_to_their_maximum(emulated, known_score, method) -> None:
     tuning = tune(emulated, [method], replace(QUICK, lattice=Lattice(8))).methods[method]
     for name, curve in tuning.weights.curves.items():
@@ -194,16 +203,15 @@ def test_the_hybrid_starts_from_the_paper_and_from_its_parts(emulated, known_sco
         "tv": tuning.weights["admm-tv"].curves["tv"].values[0],
     }
     assert parts in first
-    assert published_weights("admm-hybrid", 20.0) in first
+    assert hand_set("admm-hybrid").published_at(20.0) in first
 
 
 def test_published_weights_are_those_of_the_paper() -> None:
-    hybrid = [published_weights("admm-hybrid", snr) for snr in (19.9, 20.0, 29.9, 30.0)]
+    hybrid = [hand_set("admm-hybrid").published_at(snr) for snr in (19.9, 20.0, 29.9, 30.0)]
     assert [(w["l1"], w["tv"]) for w in hybrid] == [(0.01, 0.09), (0.08, 0.02), (0.08, 0.02), (0.09, 0.01)]
-    assert [published_weights("art", snr)["lambda"] for snr in (14.9, 15, 34.9, 35)] == [10, 1, 1, 0.1]
-    assert all(
-        tuple(published_weights(method, 25.0)) == WEIGHT_NAMES[method] for method in PUBLISHED_ITERATIONS
-    )
+    assert [hand_set("art").published_at(snr)["lambda"] for snr in (14.9, 15, 34.9, 35)] == [10, 1, 1, 0.1]
+    iterations = {method: hand_set(method).published_iterations for method in tunable()}
+    assert iterations == PUBLISHED_ITERATIONS
 
 
 @pytest.mark.parametrize(
@@ -267,12 +275,12 @@ def test_negative_snrs_can_be_tuned_at(emulated) -> None:
 
 def test_the_weights_that_ship_were_tuned_and_beat_the_papers() -> None:
     shipped = load_weights()
-    assert set(shipped) == set(TUNABLE)
+    assert set(shipped) == set(tunable())
     for weights in shipped.values():
         assert all(curve.snr_db == TuningConfig.snr_db for curve in weights.curves.values())
     source = json.loads(default_weights_path().read_text())["source"]
     assert (source["frames"], source["split"]) == (TuningConfig.frames, "validation")
-    for method in PUBLISHED_ITERATIONS:
+    for method in (name for name, count in PUBLISHED_ITERATIONS.items() if count):
         figures = source["psnr_mean_db"][method]
         assert all(
             tuned >= paper for tuned, paper in zip(figures["tuned"], figures["published"], strict=True)

@@ -37,7 +37,7 @@ def types(graph):
 @pytest.fixture(scope="module", params=["rdn", "lc"])
 def pair(request):
     """A network of the reference bundle, and its copy in half precision."""
-    original = load_bundle().read_network(request.param)
+    original = load_bundle().networks[request.param]
     return onnx.load_model_from_string(original), onnx.load_model_from_string(to_half_precision(original))
 
 
@@ -60,7 +60,7 @@ def test_exactly_the_convolutions_and_what_lies_between_are_in_half_precision(pa
 
 
 def test_equal_graphs_give_equal_bytes_and_no_weight_is_kept_twice(pair) -> None:
-    original = load_bundle().read_network("rdn")
+    original = load_bundle().networks["rdn"]
     half = to_half_precision(original)
     assert half == to_half_precision(original)
     assert len(half) < 0.6 * len(original)
@@ -127,7 +127,7 @@ def test_a_computed_weight_is_refused() -> None:
 @pytest.mark.parametrize("role", ["rdn", "lc"])
 def test_the_shipped_networks_lose_little(role) -> None:
     bundle = load_bundle()
-    single = bundle.read_network(role)
+    single = bundle.networks[role]
     difference = half_precision_difference(
         single,
         to_half_precision(single),

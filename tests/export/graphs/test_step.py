@@ -65,7 +65,7 @@ def test_the_step_is_added_and_the_rest_stays(bundle_dir, stepped) -> None:
     names = {entry.name for entry in stepped.iterdir()}
     assert names == {"manifest.json", "rdn.onnx", "lc.onnx", "step.onnx"}
     for role in ("rdn", "lc"):
-        assert after.read_network(role) == before.read_network(role)
+        assert after.networks[role] == before.networks[role]
     found, expected = (bundle.manifest.to_dict() for bundle in (after, before))
     del found["networks"]["step"]
     parity = found["training"].pop("step_parity")
@@ -89,7 +89,7 @@ def test_equal_networks_give_equal_bytes(networks, stepped) -> None:
 def test_for_known_lengths_nothing_is_left_to_the_host(tmp_path) -> None:
     """Of the networks that ship, which take the noise level: their shapes fold away, so a GPU runs it all."""
     bundle = load_bundle()
-    rdn, lc = (onnx.load_model_from_string(bundle.read_network(role)) for role in ("rdn", "lc"))
+    rdn, lc = (onnx.load_model_from_string(bundle.networks[role]) for role in ("rdn", "lc"))
     assert "Shape" in {node.op_type for node in rdn.graph.node}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -146,8 +146,8 @@ def test_a_bundle_may_be_its_own_target_and_keeps_what_it_has(stepped, tmp_path)
 def test_intervals_stay_those_of_the_networks(tmp_path) -> None:
     add_step("reference", tmp_path / "bundle")
     shipped, found = load_bundle("reference"), load_bundle(tmp_path / "bundle")
-    assert shipped.read_intervals() is not None
-    assert found.read_intervals().to_dict() == shipped.read_intervals().to_dict()
+    assert shipped.intervals is not None
+    assert found.intervals.to_dict() == shipped.intervals.to_dict()
 
 
 OPPOSITE = {"Sub": "Add", "Add": "Sub"}
@@ -199,7 +199,7 @@ def test_a_report_outside_its_limits_is_an_error(evaluation, image, iterations) 
 
 def test_parity_needs_a_frame_and_both_networks(stepped, problem) -> None:
     bundle = load_bundle(stepped)
-    graph, blocks, config = bundle.read_network("step"), LearnedBlocks.of_bundle(bundle), FixedPointConfig()
+    graph, blocks, config = bundle.networks["step"], LearnedBlocks.of_bundle(bundle), FixedPointConfig()
     none = ParityProblem(problem.operators, problem.frames[:0], problem.sigmas[:0])
     with pytest.raises(ParityError, match="no frame was compared"):
         measure_step_parity(graph, blocks, none, config, 0.0)

@@ -35,7 +35,7 @@ def planned_bundle(step_bundle, make_engine, install_tensorrt, tmp_path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        step_bundle.read_network("step"), options, providers=["CPUExecutionProvider"]
+        step_bundle.networks["step"], options, providers=["CPUExecutionProvider"]
     )
     network = step_bundle.manifest.networks["step"]
     outputs = {
@@ -109,6 +109,6 @@ def open_step(provider, runnable_bundle):
         bundle = runnable_bundle(operators)
         if provider == "tensorrt-native":
             return PlanStepRunner(bundle, operators, n_slots)
-        return OnnxStepRunner(bundle.read_network("step"), provider, operators, n_slots)
+        return OnnxStepRunner(bundle.networks["step"], provider, operators, n_slots)
 
     return open_in

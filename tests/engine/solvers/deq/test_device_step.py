@@ -46,7 +46,7 @@ needs_cuda = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def graph(step_bundle) -> bytes:
-    return step_bundle.read_network("step")
+    return step_bundle.networks["step"]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_images_of_several_slices_are_refused(graph, make_system_matrix) -> None
 
 def test_another_network_is_no_step(step_bundle, operators) -> None:
     with pytest.raises(BundleError, match=r"inputs of the step are \['v'\].*deqmpi-export add-step"):
-        OnnxStepRunner(step_bundle.read_network("rdn"), "cpu", operators, N_SLOTS)
+        OnnxStepRunner(step_bundle.networks["rdn"], "cpu", operators, N_SLOTS)
 
 
 def test_a_slot_has_rows_for_value_and_residual(open_step, operators) -> None:

@@ -19,9 +19,10 @@ from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.deq.equilibrium_sequence import EquilibriumSequence
 from engine.solvers.deq.warm_start import LastFrame, is_same_scene, warm_start
 
-PATH_TOLERANCE = 1e-4
+PATH_TOLERANCE = 1e-3
 """Relative to the image's largest value: single precision, other orders of sums, and A x carried along
-instead of computed again, over a dozen evaluations; about 1e-6 is usual."""
+instead of computed again, over a dozen accelerated evaluations, which amplify it: 1e-6 is usual, 1.4e-4 the
+most seen in drawn problems. A path that computes something else is off by a tenth."""
 
 FIXED_POINT_TOLERANCE = 3e-2
 """As above, between two ways to one fixed point: residuals of 1e-6, and rounding as large, over 1 minus the
