@@ -1,4 +1,4 @@
-"""Turning TOML tables into frozen dataclasses and back, refusing whatever does not fit.
+"""Turning TOML tables into frozen dataclasses, refusing whatever does not fit.
 
 Understood field types: int, float, str, bool, Path, Literal of strings, X | Y | None, tuples, nested
 dataclasses.
@@ -111,44 +111,3 @@ def _convert_list(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any
         _convert(kind, item, f"{key}[{index}]")
         for index, (kind, item) in enumerate(zip(arguments, value, strict=True))
     )
-
-
-def to_toml(settings: Any) -> str:
-    """Write a settings dataclass as TOML with every value spelled out; `None` is left out.
-
-    Reading the text back with `tomllib` and `from_table` gives an equal object.
-    """
-    return "\n".join(_table_lines(settings, "")).strip() + "\n"
-
-
-def _table_lines(settings: Any, path: str) -> list[str]:
-    lines: list[str] = []
-    tables: list[str] = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        name = f"{path}.{field.name}" if path else field.name
-        if dataclasses.is_dataclass(value):
-            tables += ["", f"[{name}]", *_table_lines(value, name)]
-        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-            for item in value:
-                tables += ["", f"[[{name}]]", *_table_lines(item, name)]
-        elif value is not None:
-            lines.append(f"{field.name} = {_literal(value)}")
-    return lines + tables
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_literal(item) for item in value) + "]"
-    return repr(value)
-
-
-def _quoted(text: str) -> str:
-    """Quote a string as a TOML basic string."""
-    named = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    escaped = (named.get(c, c if c.isprintable() else f"\\U{ord(c):08X}") for c in text)
-    return '"' + "".join(escaped) + '"'
