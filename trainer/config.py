@@ -14,7 +14,7 @@ import tomli_w
 
 from engine.errors import ConfigError
 from engine.fixed_point.solve import FixedPointConfig
-from engine.toml_settings import from_table, require
+from engine.machine.checked_values import from_plain, require
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -400,7 +400,7 @@ def parse_config(text: str) -> TrainConfig:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML file: {error}; correct the syntax") from error
-    return from_table(TrainConfig, table)
+    return from_plain(TrainConfig, table)
 
 
 def load_config(path: Path | str) -> TrainConfig:
