@@ -15,7 +15,7 @@ from torch import nn
 from engine.calibration.calibrate import calibrate
 from engine.errors import ConfigError, InputError
 from engine.fixed_point.solve import FixedPointConfig
-from engine.networks.bundle import MANIFEST, Conventions, Manifest, Network, load_bundle
+from engine.networks.bundle import CONVENTIONS, MANIFEST, Manifest, Network, load_bundle
 from engine.networks.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators.operators import Operators
 from engine.operators.operators_file import save_operators
@@ -122,7 +122,7 @@ def export_networks(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             opset=OPSET,
             networks=networks,
-            conventions=Conventions(),
+            conventions=CONVENTIONS,
             solver=solver,
             dual_start=dual_start,
             training=dict(training or {}),

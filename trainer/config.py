@@ -5,14 +5,16 @@ configuration, defaults included, is written to the run folder.
 """
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import tomli_w
 
 from engine.errors import ConfigError
 from engine.fixed_point.solve import FixedPointConfig
-from engine.toml_settings import from_table, require, to_toml
+from engine.machine.checked_values import from_plain, require
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -398,7 +400,7 @@ def parse_config(text: str) -> TrainConfig:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML file: {error}; correct the syntax") from error
-    return from_table(TrainConfig, table)
+    return from_plain(TrainConfig, table)
 
 
 def load_config(path: Path | str) -> TrainConfig:
@@ -413,4 +415,9 @@ def load_config(path: Path | str) -> TrainConfig:
 
 def resolved_toml(config: TrainConfig) -> str:
     """Write the configuration with every default spelled out; it reads back as an equal one."""
-    return to_toml(config)
+    return tomli_w.dumps(asdict(config, dict_factory=_without_none))
+
+
+def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a table of what has a value; TOML has no word for none."""
+    return {key: value for key, value in items if value is not None}

@@ -17,9 +17,9 @@ from torch.nn import functional
 from engine.arrays import Float32Array
 from engine.errors import InputError, NonFiniteError
 from engine.fixed_point.solution import Result, Solution, SolveStats
+from engine.machine.checked_values import require
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
-from engine.toml_settings import require
 
 HALVINGS = 2
 """Levels of the generator below the image's own resolution; fewer on a grid that is too small for them."""

@@ -1,11 +1,9 @@
 """How a fixed point is iterated, and when that stops."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from math import inf
 
-from engine.errors import ConfigError
+from engine.machine.checked_values import require
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class FixedPointConfig:
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or outside its range.
+        If a value is outside its range.
     """
 
     memory: int = 5
@@ -38,34 +36,13 @@ class FixedPointConfig:
     max_iterations: int = 25
 
     def __post_init__(self) -> None:
-        _require_integer("memory", self.memory, minimum=0)
-        _require_integer("max_iterations", self.max_iterations, minimum=1)
-        _require_number("beta", self.beta, positive=True)
-        _require_number("regularization", self.regularization, positive=True)
-        _require_number("tolerance", self.tolerance, positive=False)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "FixedPointConfig":
-        """Build from plain keys; raise ConfigError on a key that is not a setting."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown solver settings {unknown}; expected some of {sorted(known)}")
-        return cls(**values)
+        require(self.memory >= 0, "memory", self.memory, "at least 0")
+        require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "at least 1")
+        for name in ("beta", "regularization"):
+            value = getattr(self, name)
+            require(0 < value < inf, name, value, "a positive number")
+        require(0 <= self.tolerance < inf, "tolerance", self.tolerance, "a non-negative number")
 
     def to_dict(self) -> dict[str, int | float]:
         """Return the settings as plain keys."""
         return asdict(self)
-
-
-def _require_integer(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(f"{name} is {value!r}; expected an integer of at least {minimum}")
-
-
-def _require_number(name: str, value: object, *, positive: bool) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (positive and value == 0):  # type: ignore[operator]
-        raise ConfigError(
-            f"{name} is {value!r}; expected a {'positive' if positive else 'non-negative'} number"
-        )

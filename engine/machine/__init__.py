@@ -1,1 +1,1 @@
-"""The machine under the mathematics: files, memory, cores, compiled code."""
+"""The machine under the mathematics: files and their values, memory, cores, compiled code."""

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from engine.errors import BundleError, ConfigError
 from engine.fixed_point.config import FixedPointConfig
 from engine.networks.interval_table import Intervals
-from engine.networks.manifest import NETWORKS, Conventions, Manifest, Network
+from engine.networks.manifest import CONVENTIONS, NETWORKS, Manifest, Network
 
-__all__ = ["MANIFEST", "Bundle", "Conventions", "Manifest", "Network", "default_bundle_path", "load_bundle"]
+__all__ = ["CONVENTIONS", "MANIFEST", "Bundle", "Manifest", "Network", "default_bundle_path", "load_bundle"]
 
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from engine.machine.atomic_write import atomic_path
 from engine.networks.bundle import MANIFEST, Bundle, load_bundle
 from engine.networks.interval_table import Intervals
-from engine.networks.manifest import IntervalsEntry, Manifest
+from engine.networks.manifest import BundleFile, Manifest
 
 INTERVALS = "intervals.json"
 """Name of the table inside a bundle folder."""
@@ -41,7 +41,7 @@ def store_intervals(bundle: Bundle, intervals: Intervals) -> Bundle:
     content = (json.dumps(intervals.to_dict(), allow_nan=False) + "\n").encode()
     with atomic_path(bundle.path / INTERVALS) as temporary:
         temporary.write_bytes(content)
-    entry = IntervalsEntry(INTERVALS, hashlib.sha256(content).hexdigest())
+    entry = BundleFile(INTERVALS, hashlib.sha256(content).hexdigest())
     _write_manifest(bundle, replace(bundle.manifest, intervals=entry))
     return load_bundle(bundle.path)
 

@@ -9,7 +9,7 @@ it. Errors grow with p, and the share tells the core of a vessel from its edge. 
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.ndimage import maximum_filter
 
 from engine.arrays import Float32Array
 from engine.errors import ConfigError, PairingError
+from engine.machine.checked_values import from_plain, require, to_plain, without_header
 
 KIND = "deq-mpi-intervals"
 """Value of `kind` in every table of intervals."""
@@ -76,7 +77,7 @@ class Intervals:
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or shape, not finite or outside its range.
+        If a value is of the wrong shape, not finite or outside its range.
     """
 
     method: str
@@ -98,14 +99,9 @@ class Intervals:
         shape = (self.snr_db.size, self.peak_edges.size + 1, self.share_edges.size + 1)
         for name in ("below", "above"):
             object.__setattr__(self, name, _half_widths(name, getattr(self, name), shape))
-        if not (isinstance(self.coverage, float) and 0 < self.coverage < 1):
-            raise ConfigError(
-                f"coverage is {self.coverage!r}; expected a number between 0 and 1, such as 0.9"
-            )
-        limits = _increasing("snr_range", self.snr_range)
-        if limits.size != 2:
-            raise ConfigError(f"snr_range has {limits.size} values; expected the lowest and the highest SNR")
-        object.__setattr__(self, "snr_range", (float(limits[0]), float(limits[1])))
+        require(0 < self.coverage < 1, "coverage", self.coverage, "a number between 0 and 1, such as 0.9")
+        lowest, highest = _increasing("snr_range", self.snr_range).tolist()
+        object.__setattr__(self, "snr_range", (lowest, highest))
         object.__setattr__(self, "settings", _as_json(self.settings))
 
     def differences(self, method: str, settings: Mapping[str, Any]) -> str:
@@ -182,31 +178,11 @@ class Intervals:
         ConfigError
             If the kind or schema is another, or a key is missing, unknown or has an impossible value.
         """
-        if not isinstance(values, Mapping) or (values.get("kind"), values.get("schema")) != (KIND, SCHEMA):
-            raise ConfigError(f"it is no table of kind {KIND!r} and schema {SCHEMA}; calibrate it again")
-        keys = {field.name for field in fields(cls)}
-        unknown, missing = sorted(set(values) - keys - {"kind", "schema"}), sorted(keys - set(values))
-        if unknown or missing:
-            raise ConfigError(f"it has unknown keys {unknown} and lacks {missing}; expected {sorted(keys)}")
-        if not isinstance(values["method"], str):
-            raise ConfigError(f"method is {values['method']!r}; expected text")
-        for name in ("settings", "source"):
-            if not isinstance(values[name], Mapping):
-                raise ConfigError(f"{name} is {values[name]!r}; expected an object")
-        return cls(**{key: values[key] for key in keys})
+        return from_plain(cls, without_header(values, KIND, SCHEMA))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads and `json.dump` writes."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()
-        }
-        plain |= {
-            "settings": dict(self.settings),
-            "snr_range": list(self.snr_range),
-            "source": dict(self.source),
-        }
-        return {"kind": KIND, "schema": SCHEMA, **plain}
+        return {"kind": KIND, "schema": SCHEMA, **to_plain(self)}
 
 
 def pixel_cells(
@@ -251,10 +227,7 @@ def _half_widths(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.f
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float64]:
-    try:
-        found = np.array(values)
-    except ValueError as error:  # lists of different lengths
-        raise ConfigError(f"{name} is no regular list of numbers") from error
+    found = np.asarray(values)
     if found.size and (found.dtype.kind not in "iuf" or not np.isfinite(found).all()):
         raise ConfigError(f"{name} is {values!r}; expected finite numbers")
     return found.astype(np.float64)

@@ -1,15 +1,19 @@
 """The description of a model bundle: `manifest.json`, read strictly."""
 
-import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import BundleError, ConfigError
 from engine.fixed_point.config import FixedPointConfig
+from engine.machine.checked_values import from_plain, require, without_header
 from engine.operators.operators import SPECTRAL_NORM
+
+T = TypeVar("T")
 
 KIND = "deq-mpi-bundle"
 """Value of `kind` in every manifest."""
@@ -65,8 +69,8 @@ Shape = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
-class Network:
-    """One ONNX file of a bundle.
+class BundleFile:
+    """One file of a bundle.
 
     Attributes
     ----------
@@ -74,71 +78,46 @@ class Network:
         Name inside the bundle folder.
     sha256 : str
         Hash of the file, 64 hexadecimal digits.
-    inputs, outputs : mapping of str to tuple
-        Axes of each tensor. All are float32, except the three index tensors of "step", which are int64.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot be that.
     """
 
     file: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        is_plain = self.file == Path(self.file).name and self.file not in {"", ".", ".."}
+        is_plain = is_plain and "\\" not in self.file
+        require(is_plain, "file", self.file, "the plain name of a file in the bundle")
+        is_hash = re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
+        require(is_hash, "sha256", self.sha256, "64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class Network(BundleFile):
+    """The ONNX file of a network.
+
+    Attributes
+    ----------
+    inputs, outputs : mapping of str to tuple
+        Axes of each tensor. All are float32, except the three index tensors of "step", which are int64.
+    """
+
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
-
-    @classmethod
-    def from_dict(cls, role: str, values: object) -> "Network":
-        """Build from the manifest's entry for `role` ("rdn", "lc" or "step")."""
-        where = f"network {role}"
-        entry = _mapping(where, values, {field.name for field in fields(cls)})
-        file, digest = _file_and_hash(where, entry)
-        inputs, outputs = INTERFACE[role]
-        if role == "rdn" and isinstance(entry["inputs"], Mapping) and NOISE_INPUT in entry["inputs"]:
-            inputs = (*inputs, NOISE_INPUT)
-        return cls(
-            file,
-            digest,
-            _shapes(f"{where} inputs", entry["inputs"], inputs),
-            _shapes(f"{where} outputs", entry["outputs"], outputs),
-        )
 
     @property
     def takes_noise(self) -> bool:
         """Whether the noise level of the measurement is one of the inputs."""
         return NOISE_INPUT in self.inputs
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` reads."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
-        }
-
-
-@dataclass(frozen=True)
-class IntervalsEntry:
-    """The table of intervals of a bundle (`engine.networks.interval_table`).
-
-    Attributes
-    ----------
-    file : str
-        Name inside the bundle folder.
-    sha256 : str
-        Hash of the file, 64 hexadecimal digits.
-    """
-
-    file: str
-    sha256: str
-
-    @classmethod
-    def from_dict(cls, values: object) -> "IntervalsEntry":
-        """Build from the manifest's entry."""
-        entry = _mapping("intervals", values, {field.name for field in fields(cls)})
-        return cls(*_file_and_hash("intervals", entry))
-
 
 @dataclass(frozen=True)
 class Conventions:
-    """The units and axes in which the networks were trained.
+    """The units and axes in which networks were trained.
 
     Attributes
     ----------
@@ -148,31 +127,21 @@ class Conventions:
         Spectral norm of the system matrix they were trained with.
     image_axes, data_axes : str
         Axes of images and of data in the dense layout.
-
-    Raises
-    ------
-    BundleError
-        If they are not those of this version of the engine.
     """
 
-    image_peak: float = 1.0
-    spectral_norm: float = SPECTRAL_NORM
-    image_axes: str = "batch, 1, Ny, Nx"
-    data_axes: str = "batch, re/im, line, bin"
+    image_peak: float
+    spectral_norm: float
+    image_axes: str
+    data_axes: str
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            found, expected = getattr(self, field.name), field.default
-            same = (
-                isinstance(found, int | float) and math.isclose(found, expected, rel_tol=1e-6)
-                if isinstance(expected, float)
-                else found == expected
-            )
-            if not same:
-                raise BundleError(
-                    f"convention {field.name} is {found!r}; expected {expected!r}; "
-                    "use a bundle made for this version"
-                )
+
+CONVENTIONS = Conventions(
+    image_peak=1.0,
+    spectral_norm=SPECTRAL_NORM,
+    image_axes="batch, 1, Ny, Nx",
+    data_axes="batch, re/im, line, bin",
+)
+"""Those of this version of the engine; it runs no networks of other ones."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +170,9 @@ class Manifest:
         `engine.measurement.normalization.NormalizedMeasurement.data_dual`.
     training : mapping
         Free-form facts about the training run, values that JSON can hold.
-    intervals : IntervalsEntry, optional
-        Calibrated intervals. The key is absent from a bundle that has none: an export writes none,
-        `engine intervals` adds them.
+    intervals : BundleFile, optional
+        The table of intervals (`engine.networks.interval_table`). The key is absent from a bundle that has
+        none: an export writes none, `engine intervals` adds them.
     """
 
     name: str
@@ -216,7 +185,7 @@ class Manifest:
     solver: FixedPointConfig | None
     dual_start: float
     training: Mapping[str, Any]
-    intervals: IntervalsEntry | None = None
+    intervals: BundleFile | None = None
 
     @classmethod
     def from_dict(cls, values: object) -> "Manifest":
@@ -225,124 +194,61 @@ class Manifest:
         Raises
         ------
         BundleError
-            If the kind or schema is another, or a key is missing, unknown or of the wrong type.
+            If the kind or schema is another, a key is missing, unknown or of the wrong type, or networks,
+            conventions, solver and dual are not those of the method.
         """
-        if not isinstance(values, Mapping) or values.get("kind") != KIND:
-            kind = values.get("kind") if isinstance(values, Mapping) else type(values).__name__
-            raise BundleError(f"the manifest is of kind {kind!r}; expected {KIND!r}")
-        if values.get("schema") != SCHEMA:
-            raise BundleError(
-                f"the manifest has schema {values.get('schema')!r}; this version reads schema {SCHEMA}; "
-                "export the model again or use a matching version"
-            )
-        own = {field.name for field in fields(cls)}
-        if "intervals" not in values:
-            own -= {"intervals"}
-        entry = _mapping("the manifest", values, own | {"kind", "schema"})
-        method = _text("method", entry["method"])
-        if method not in NETWORKS:
-            raise BundleError(f"method is {method!r}; expected one of {', '.join(NETWORKS)}")
-        roles = _roles(method, entry["networks"])
-        networks = _mapping(f"networks of method {method}", entry["networks"], set(roles))
-        conventions = _mapping("conventions", entry["conventions"], {f.name for f in fields(Conventions)})
-        if isinstance(entry["opset"], bool) or not isinstance(entry["opset"], int):
-            raise BundleError(f"opset is {entry['opset']!r}; expected an integer")
-        if not isinstance(entry["training"], Mapping):
-            raise BundleError(f"training is {entry['training']!r}; expected an object")
-        return cls(
-            name=_text("name", entry["name"]),
-            description=_text("description", entry["description"]),
-            method=method,
-            created=_text("created", entry["created"]),
-            opset=entry["opset"],
-            networks={role: Network.from_dict(role, networks[role]) for role in roles},
-            conventions=Conventions(**conventions),
-            solver=_solver(method, entry["solver"]),
-            dual_start=_dual_start(method, entry["dual_start"]),
-            training=dict(entry["training"]),
-            intervals=IntervalsEntry.from_dict(entry["intervals"]) if "intervals" in entry else None,
-        )
+        try:
+            manifest = from_plain(cls, without_header(values, KIND, SCHEMA))
+            _require_conventions(manifest)
+            _require_solver(manifest)
+            return replace(manifest, networks=_networks_of_method(manifest))
+        except ConfigError as error:
+            raise BundleError(f"{error}; export the model again or use a matching version") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads and `json.dump` writes."""
-        return {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "name": self.name,
-            "description": self.description,
-            "method": self.method,
-            "created": self.created,
-            "opset": self.opset,
-            "networks": {role: network.to_dict() for role, network in self.networks.items()},
-            "conventions": asdict(self.conventions),
-            "solver": None if self.solver is None else self.solver.to_dict(),
-            "dual_start": self.dual_start,
-            "training": dict(self.training),
-            **({} if self.intervals is None else {"intervals": asdict(self.intervals)}),
-        }
+        values = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
+        if self.intervals is None:
+            del values["intervals"]
+        return values
 
 
-def _mapping(where: str, values: object, keys: set[str]) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping):
-        raise BundleError(
-            f"{where} is a {type(values).__name__}; expected an object with keys {sorted(keys)}"
-        )
-    unknown, missing = sorted(set(values) - keys), sorted(keys - set(values))
-    if unknown or missing:
-        raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; expected {sorted(keys)}")
-    return values
+def _require_conventions(manifest: Manifest) -> None:
+    for field in fields(Conventions):
+        found, expected = (getattr(c, field.name) for c in (manifest.conventions, CONVENTIONS))
+        require(found == expected, f"conventions.{field.name}", found, f"{expected!r}, as in this version")
 
 
-def _roles(method: str, networks: object) -> tuple[str, ...]:
-    """Return the networks that a bundle of the method must have, and the optional ones that it has."""
-    optional = OPTIONAL_NETWORKS.get(method, ())
-    present = networks if isinstance(networks, Mapping) else {}
-    return (*NETWORKS[method], *(role for role in optional if role in present))
-
-
-def _solver(method: str, values: object) -> FixedPointConfig | None:
+def _require_solver(manifest: Manifest) -> None:
+    method, solver, start = manifest.method, manifest.solver, manifest.dual_start
+    require(method in NETWORKS, "method", method, f"one of {', '.join(NETWORKS)}")
     if method in WITHOUT_SOLVER:
-        if values is not None:
-            raise BundleError(f"solver is {values!r}; expected null: method {method} does not iterate")
-        return None
-    if not isinstance(values, Mapping):
-        raise BundleError(f"solver is {values!r}; expected the solver settings of method {method}")
-    try:
-        return FixedPointConfig.from_dict(values)
-    except ConfigError as error:
-        raise BundleError(f"solver settings: {error}") from error
+        require(solver is None, "solver", solver, f"null: method {method} does not iterate")
+    else:
+        require(solver is not None, "solver", solver, f"the solver settings of method {method}")
+    require(0 <= start < inf, "dual_start", start, "a non-negative number")
+    starts_at_zero = start == 0 or method in EQUILIBRIUM
+    require(starts_at_zero, "dual_start", start, f"0: method {method} starts with zero duals")
 
 
-def _dual_start(method: str, value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0:  # type: ignore[operator]
-        raise BundleError(f"dual_start is {value!r}; expected a non-negative number")
-    if value and method not in EQUILIBRIUM:
-        raise BundleError(f"dual_start is {value!r}; expected 0: method {method} starts with zero duals")
-    return float(value)  # type: ignore[arg-type]
+def _networks_of_method(manifest: Manifest) -> dict[str, Network]:
+    """Return the networks in the order of `NETWORKS`, inputs and outputs in that of `INTERFACE`."""
+    method, networks = manifest.method, manifest.networks
+    optional = (role for role in OPTIONAL_NETWORKS.get(method, ()) if role in networks)
+    found = _in_order(networks, (*NETWORKS[method], *optional), f"networks of method {method}")
+    for role, network in found.items():
+        inputs, outputs = INTERFACE[role]
+        if role == "rdn" and network.takes_noise:
+            inputs = (*inputs, NOISE_INPUT)
+        found[role] = replace(
+            network,
+            inputs=_in_order(network.inputs, inputs, f"networks.{role}.inputs"),
+            outputs=_in_order(network.outputs, outputs, f"networks.{role}.outputs"),
+        )
+    return found
 
 
-def _file_and_hash(where: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    file, digest = _text(f"{where} file", entry["file"]), _text(f"{where} sha256", entry["sha256"])
-    if file != Path(file).name or file in {"", ".", ".."} or "\\" in file:
-        raise BundleError(f"{where} file is {file!r}; expected the plain name of a file in the bundle")
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise BundleError(f"{where} sha256 is {digest!r}; expected 64 hexadecimal digits")
-    return file, digest
-
-
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise BundleError(f"{where} is {value!r}; expected text")
-    return value
-
-
-def _shapes(where: str, values: object, names: tuple[str, ...]) -> dict[str, Shape]:
-    entry = _mapping(where, values, set(names))
-    shapes = {}
-    for name in names:
-        axes = entry[name]
-        if not isinstance(axes, list | tuple) or not all(isinstance(axis, int | str) for axis in axes):
-            raise BundleError(f"{where} {name} is {axes!r}; expected a list of lengths and axis names")
-        shapes[name] = tuple(axes)
-    return shapes
+def _in_order(entries: Mapping[str, T], names: tuple[str, ...], place: str) -> dict[str, T]:
+    """Return entries in the order of the names that they must have, each of them and no other."""
+    require(set(entries) == set(names), place, sorted(entries), f"{sorted(names)}")
+    return {name: entries[name] for name in names}

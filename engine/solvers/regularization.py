@@ -5,13 +5,14 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from engine.errors import ConfigError
 from engine.machine.atomic_write import atomic_path
+from engine.machine.checked_values import from_plain, require, without_header
 
 KIND = "deq-mpi-weights"
 """Value of `kind` in every weights file."""
@@ -64,8 +65,7 @@ class SnrCurve:
         if not finite or any(b <= a for a, b in zip(self.snr_db, self.snr_db[1:], strict=False)):
             raise ConfigError(f"SNRs {list(self.snr_db)}; expected finite, strictly increasing values in dB")
         for value in self.values:
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"weight {value!r}; expected a positive number")
+            require(0 < value < math.inf, "weight", value, "a positive number")
 
     @classmethod
     def constant(cls, value: float) -> "SnrCurve":
@@ -124,8 +124,7 @@ class MethodWeights:
     iterations: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ConfigError(f"iterations is {self.iterations!r}; expected a whole number of at least 1")
+        require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
 
     def at(self, snr_db: float | None) -> dict[str, float]:
         """Return every weight at an SNR in dB."""
@@ -148,6 +147,22 @@ class MethodWeights:
             raise ConfigError(f"unknown weight {unknown[0]!r}; expected {' or '.join(self.curves)}")
         constants = {name: SnrCurve.constant(value) for name, value in values.items()}
         return MethodWeights({**self.curves, **constants}, self.iterations)
+
+
+@dataclass(frozen=True)
+class _MethodEntry:
+    """What a weights file says of one method, under the names of the file."""
+
+    iterations: int
+    weights: Mapping[str, SnrCurve]
+
+
+@dataclass(frozen=True)
+class _WeightsFile:
+    """What a weights file holds besides its kind and schema."""
+
+    source: Mapping[str, Any]
+    methods: Mapping[str, _MethodEntry]
 
 
 def default_weights_path() -> Path:
@@ -175,13 +190,10 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Mapping[str, Met
     """
     file = default_weights_path() if path is None else Path(path)
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        content = without_header(json.loads(file.read_text("utf-8")), KIND, SCHEMA)
+        return _by_method(from_plain(_WeightsFile, content))
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(f"cannot read the weights {file}: {error}; make them with engine tune") from error
-    try:
-        return _parse(content)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
 
 
 def save_weights(
@@ -198,60 +210,20 @@ def save_weights(
     source : mapping
         Where the values come from; values that JSON can hold.
     """
-    table = {
-        method: {
-            "iterations": weights.iterations,
-            "weights": {
-                name: {"snr_db": list(curve.snr_db), "values": list(curve.values)}
-                for name, curve in weights.curves.items()
-            },
-        }
-        for method, weights in methods.items()
+    entries = {
+        method: _MethodEntry(weights.iterations, dict(weights.curves)) for method, weights in methods.items()
     }
-    content = {"kind": KIND, "schema": SCHEMA, "source": dict(source), "methods": table}
+    content = {"kind": KIND, "schema": SCHEMA, **asdict(_WeightsFile(dict(source), entries))}
     with atomic_path(Path(path)) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _parse(content: object) -> dict[str, MethodWeights]:
-    top = _table("the file", content, {"kind", "schema", "source", "methods"})
-    if top["kind"] != KIND or top["schema"] != SCHEMA:
-        raise ConfigError(
-            f"kind {top['kind']!r}, schema {top['schema']!r}; expected {KIND!r}, {SCHEMA}; make it with "
-            "engine tune of this version"
-        )
-    if not isinstance(top["methods"], dict):
-        raise ConfigError("methods is no table; expected one entry per method")
-    return {method: _parse_method(method, values) for method, values in top["methods"].items()}
-
-
-def _parse_method(method: str, values: object) -> MethodWeights:
-    if method not in WEIGHT_NAMES:
-        raise ConfigError(f"unknown method {method!r}; expected some of {', '.join(WEIGHT_NAMES)}")
-    entry = _table(method, values, {"iterations", "weights"})
-    curves = _table(f"{method} weights", entry["weights"], set(WEIGHT_NAMES[method]))
-    try:
-        return MethodWeights(
-            {name: _parse_curve(curve) for name, curve in curves.items()}, entry["iterations"]
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{method}: {error}") from error
-
-
-def _parse_curve(values: object) -> SnrCurve:
-    entry = _table("a weight", values, {"snr_db", "values"})
-    for key in ("snr_db", "values"):
-        numbers = entry[key]
-        good = isinstance(numbers, list) and all(
-            isinstance(number, int | float) and not isinstance(number, bool) for number in numbers
-        )
-        if not good:
-            raise ConfigError(f"{key} is {numbers!r}; expected a list of numbers")
-    return SnrCurve(tuple(map(float, entry["snr_db"])), tuple(map(float, entry["values"])))
-
-
-def _table(where: str, values: object, keys: set[str]) -> dict[str, Any]:
-    if not isinstance(values, dict) or set(values) != keys:
-        found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ConfigError(f"{where} holds {found}; expected {sorted(keys)}")
-    return values
+def _by_method(file: _WeightsFile) -> dict[str, MethodWeights]:
+    found = {}
+    for method, entry in file.methods.items():
+        require(method in WEIGHT_NAMES, "method", method, f"one of {', '.join(WEIGHT_NAMES)}")
+        given, names = sorted(entry.weights), sorted(WEIGHT_NAMES[method])
+        require(given == names, f"methods.{method}.weights", given, f"{names}")
+        values = {"curves": entry.weights, "iterations": entry.iterations}
+        found[method] = from_plain(MethodWeights, values, f"methods.{method}")
+    return found

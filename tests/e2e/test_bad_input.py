@@ -185,9 +185,12 @@ def change_manifest(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"schema": 1}, "the manifest has schema 1; this version reads schema 3; export the model again"),
-        ({"kind": "other"}, "the manifest is of kind 'other'; expected 'deq-mpi-bundle'"),
-        ({"colour": "red"}, "unknown keys ['colour']"),
+        (
+            {"schema": 1},
+            "schema 1; this version reads kind 'deq-mpi-bundle', schema 3; export the model again",
+        ),
+        ({"kind": "other"}, "kind is 'other', schema 3; this version reads kind 'deq-mpi-bundle'"),
+        ({"colour": "red"}, "unknown key 'colour'; expected name, description, method"),
     ],
 )
 def test_a_bundle_of_another_version(refused: Refused, folder: Path, values: dict, words: str) -> None:

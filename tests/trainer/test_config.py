@@ -40,24 +40,24 @@ def test_stages_come_in_order_and_integers_pass_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("addition", "message"),
     [
-        ("[fitt]\n", "unknown key 'fitt' in the configuration"),
-        ("[solver.forward]\ntolerence = 1e-3\n", r"unknown key 'tolerence' in \[solver.forward\]"),
-        ("[[fit.stages]]\nsteps = 3\nrate = 1\n", r"unknown key 'rate' in \[fit.stages\[0\]\]"),
-        ("[[fit.stages]]\n", "lacks the key 'steps'"),
+        ("[fitt]\n", "unknown key 'fitt'; expected name, data, method"),
+        ("[solver.forward]\ntolerence = 1e-3\n", r"solver\.forward has the unknown key 'tolerence'"),
+        ("[[fit.stages]]\nsteps = 3\nrate = 1\n", r"fit\.stages\[0\] has the unknown key 'rate'"),
+        ("[[fit.stages]]\n", r"fit\.stages\[0\]: .*missing.*`steps`"),
         ('[[fit.stages]]\nsteps = 3\ngradient = "jfb"\n', "gradient is 'jfb'; expected one of 'implicit'"),
-        ("[fit]\nthreads = 1.0\n", "fit.threads is 1.0; expected a value of type int"),
-        ("[fit]\nthreads = true\n", "fit.threads is True; expected a value of type int"),
-        ("[fit]\nstages = 3\n", "fit.stages is 3; expected a list"),
-        ("[fit]\ngradient_clip = 0\n", r"in \[fit\]: gradient_clip is 0.0; expected a positive number"),
-        ("[model]\nrdn = 4\n", r"model.rdn is 4; expected a table \[model.rdn\]"),
+        ("[fit]\nthreads = 1.0\n", r"fit\.threads: .*`int`.*`float`"),
+        ("[fit]\nthreads = true\n", r"fit\.threads: .*`int`.*`bool`"),
+        ("[fit]\nstages = 3\n", r"fit\.stages: .*`array`.*`int`"),
+        ("[fit]\ngradient_clip = 0\n", "in fit: gradient_clip is 0.0; expected a positive number"),
+        ("[model]\nrdn = 4\n", r"model\.rdn: .*`object`.*`int`"),
         ("[model.lc]\nkernel = 4\n", "kernel is 4; expected an odd number"),
         ("[pretrain.rdn]\nnoise = [0.2, 0.1]\n", r"noise is \[0.2, 0.1\]; expected \[low, high\]"),
-        ("[pretrain.rdn]\nnoise = [0.1]\n", "expected a list of 2 values"),
+        ("[pretrain.rdn]\nnoise = [0.1]\n", r"pretrain\.rdn\.noise: .* length 2"),
         ("[pretrain.lc]\nsteps = -1\n", "steps is -1; expected at least 0"),
-        ("[solver.backward]\nmemory = -1\n", r"in \[solver.backward\]: memory is -1"),
-        ("[pretrain]\nweights = 'w'\n", r"unknown key 'weights' in \[pretrain\]; expected one of rdn, lc"),
+        ("[solver.backward]\nmemory = -1\n", r"in solver\.backward: memory is -1"),
+        ("[pretrain]\nweights = 'w'\n", "pretrain has the unknown key 'weights'; expected rdn, lc"),
         ("[pretrain.lc]\ntarget = 'none'\n", "target is 'none'; expected one of 'ball', 'noise-free'"),
-        ("[unrolled]\niterations = 0\n", r"in \[unrolled\]: iterations is 0"),
+        ("[unrolled]\niterations = 0\n", "in unrolled: iterations is 0"),
         ("seed 3", "not a TOML file"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_what_a_method_does_not_have_is_refused(method: str, addition: str, mess
         ("validation", "0", "validation is 0"),
         ("rank", "0", "rank is 0"),
         ("angiograms", '""', "angiograms is ''; expected a folder"),
-        ("angiograms", "true", "angiograms is True; expected a value of type str"),
+        ("angiograms", "true", "angiograms: .*`str`.*`bool`"),
         ("intensity", "[0.0, 1.0]", "intensity is"),
     ],
 )
@@ -112,7 +112,7 @@ def test_angiograms_may_be_named_and_are_none_by_default() -> None:
 
 
 def test_a_name_is_needed() -> None:
-    with pytest.raises(ConfigError, match="lacks the key 'name'"):
+    with pytest.raises(ConfigError, match=r"missing.*`name`"):
         parse_config("[data]\nsystem_matrix = 'x'\n")
 
 
@@ -121,7 +121,7 @@ def test_messages_of_a_file_start_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*run\.toml"):
         load_config(path)
     path.write_text(MINIMAL + "x = 1\n")
-    with pytest.raises(ConfigError, match=r"run\.toml: unknown key 'x'"):
+    with pytest.raises(ConfigError, match=r"run\.toml: .*unknown key 'x'"):
         load_config(path)
 
 

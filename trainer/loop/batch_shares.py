@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from engine.toml_settings import require
+from engine.machine.checked_values import require
 from trainer.config import TrainConfig
 
 

@@ -1,10 +1,10 @@
 """How the live loop deals with time, the background and doubt."""
 
-import math
 from dataclasses import dataclass
+from math import inf, isfinite
 
-from engine.errors import ConfigError
 from engine.live.loop.late_frames import POLICIES
+from engine.machine.checked_values import require
 
 
 @dataclass(frozen=True)
@@ -62,37 +62,22 @@ class LoopConfig:
     clock_jump_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ConfigError(f"policy is {self.policy!r}; expected one of {', '.join(POLICIES)}")
+        require(self.policy in POLICIES, "policy", self.policy, f"one of {', '.join(POLICIES)}")
         for name in ("queue_frames", "background_frames"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in (
+            *("background_max_age_s", "max_residual", "model_error", "clock_jump_s"),
+            *("deadline_ms", "saturation"),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
-        for name in ("background_max_age_s", "max_residual", "model_error", "clock_jump_s"):
-            _require_positive(name, getattr(self, name))
-        for name in ("deadline_ms", "saturation"):
-            if getattr(self, name) is not None:
-                _require_positive(name, getattr(self, name))
-        if not (_is_number(self.reserve_ms) and self.reserve_ms >= 0):
-            raise ConfigError(f"reserve_ms is {self.reserve_ms!r}; expected a number of at least 0")
-        if self.deadline_ms is not None and self.reserve_ms >= self.deadline_ms:
-            raise ConfigError(
-                f"reserve_ms is {self.reserve_ms}; expected less than the deadline of {self.deadline_ms} ms"
-            )
+            require(value is None or 0 < value < inf, name, value, "a positive number")
+        reserve, deadline = self.reserve_ms, self.deadline_ms
+        require(0 <= reserve < inf, "reserve_ms", reserve, "a number of at least 0")
+        in_time = deadline is None or reserve < deadline
+        require(in_time, "reserve_ms", reserve, f"less than the deadline of {deadline} ms")
         least, most = self.noise_range
-        if not (_is_number(least) and _is_number(most) and 0 <= least < most):
-            raise ConfigError(
-                f"noise_range is {self.noise_range!r}; expected least and most, 0 <= least < most"
-            )
+        increases = 0 <= least < most < inf
+        require(increases, "noise_range", self.noise_range, "least and most, 0 <= least < most")
         for gain, offset in self.conversion or ():
-            if not (_is_number(gain) and _is_number(offset)) or gain == 0:
-                raise ConfigError(f"conversion holds {(gain, offset)}; expected (a, b) per channel, a not 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require_positive(name: str, value: object) -> None:
-    if not _is_number(value) or value <= 0:  # type: ignore[operator]  # it is a number
-        raise ConfigError(f"{name} is {value!r}; expected a positive number")
+            is_usable = isfinite(gain) and isfinite(offset) and gain != 0
+            require(is_usable, "conversion", (gain, offset), "(a, b) per channel, a not 0")

@@ -1,10 +1,10 @@
 """Where and how a recording is made."""
 
-import math
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.machine.checked_values import require
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RecordingConfig:
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or out of range.
+        If a value is out of range.
     """
 
     folder: Path
@@ -40,14 +40,9 @@ class RecordingConfig:
     retry_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("folder", "template"):
-            if not isinstance(getattr(self, name), Path):
-                raise ConfigError(f"recording {name} is {getattr(self, name)!r}; expected a path")
         for name, most in (("frames_per_file", 1_000_000), ("queue_frames", 100_000)):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ConfigError(f"recording {name} is {value!r}; expected an integer from 1 to {most}")
+            require(1 <= value <= most, f"recording {name}", value, f"1 to {most}")
         for name in ("min_free_mb", "retry_s"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"recording {name} is {value!r}; expected a number that is not negative")
+            require(0 <= value < inf, f"recording {name}", value, "a number that is not negative")

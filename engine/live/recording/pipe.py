@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 from engine.errors import ConfigError, RecordingError
 from engine.live.recording.config import RecordingConfig
+from engine.machine.checked_values import to_plain
 from engine.mpi.row_layout import Acquisition
 
 PREFIX = struct.Struct("<cBq")
@@ -44,6 +45,25 @@ def send_json(pipe: Connection, values: Mapping[str, Any]) -> None:
     """Send a state, if anyone is there to read it."""
     with suppress(OSError):
         pipe.send_bytes(json.dumps(values).encode())
+
+
+@dataclass(frozen=True)
+class WriterSetup:
+    """The first message to the process: what it shall do.
+
+    Attributes
+    ----------
+    config : RecordingConfig
+        Settings; the folder is absolute.
+    acquisition : Acquisition
+        Of the operators.
+    session : str
+        Letters and digits that are in the names of its files and in no others.
+    """
+
+    config: RecordingConfig
+    acquisition: Acquisition
+    session: str
 
 
 class WriterProcess:
@@ -84,11 +104,8 @@ class WriterProcess:
         )
         to_read.close()
         to_write.close()
-        setup = asdict(config) | {"folder": str(config.folder.resolve()), "template": str(config.template)}
-        stated = asdict(acquisition) | {
-            name: getattr(acquisition, name).tolist() for name in ("channels", "bins")
-        }
-        send_json(self._outgoing, setup | {"acquisition": stated, "session": session})
+        setup = WriterSetup(replace(config, folder=config.folder.resolve()), acquisition, session)
+        send_json(self._outgoing, to_plain(setup))
         self.first_state = self._await_start()
 
     @property

@@ -1,9 +1,11 @@
 """How a recording stands."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from engine.machine.checked_values import to_plain
 
 
 class RecordingStatus(StrEnum):
@@ -55,9 +57,5 @@ class RecordingState:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        return asdict(self) | {
-            "status": self.status.value,
-            "lost": dict(self.lost),
-            "unfinished": list(self.unfinished),
-            "files": list(self.files),
-        }
+        plain: dict[str, Any] = to_plain(self)
+        return plain

@@ -37,10 +37,10 @@ from engine.live.recording.finish import (
     remove_leftovers,
     unfinished_recordings,
 )
-from engine.live.recording.pipe import FRAME, IMAGE, receive, send_json
+from engine.live.recording.pipe import FRAME, IMAGE, WriterSetup, receive, send_json
 from engine.live.wire.messages import decode_frame, decode_image
+from engine.machine.checked_values import from_plain
 from engine.measurement.raw_frame import RawFrame
-from engine.mpi.row_layout import Acquisition
 
 REPORT_S = 0.1
 """The state is sent when nothing waits to be written, and at least this often."""
@@ -59,20 +59,21 @@ class Writer:
 
     Parameters
     ----------
-    setup : mapping
-        `folder`, `frames_per_file`, `min_free_mb`, `retry_s`, `session`.
+    setup : WriterSetup
+        Where to write, and how.
     template : Template
         Metadata of the files.
     """
 
-    def __init__(self, setup: dict[str, Any], template: Template) -> None:
-        self._folder = Path(setup["folder"])
+    def __init__(self, setup: WriterSetup, template: Template) -> None:
+        config = setup.config
+        self._folder = config.folder
         self._template = template
-        self._min_free = int(setup["min_free_mb"] * MEGABYTE)
-        self._retry_s = float(setup["retry_s"])
-        names = FileNames(self._folder, setup["session"])
+        self._min_free = int(config.min_free_mb * MEGABYTE)
+        self._retry_s = config.retry_s
+        names = FileNames(self._folder, setup.session)
         self._series = {
-            kind: FileSeries(file_kind, names, setup["frames_per_file"], self._closed)
+            kind: FileSeries(file_kind, names, config.frames_per_file, self._closed)
             for kind, file_kind in ((FRAME, FileKind.RAW), (IMAGE, FileKind.IMAGES))
         }
         self._waiting: deque[Path] = deque()
@@ -205,12 +206,10 @@ def main() -> None:
     incoming = Connection(int(sys.argv[1]), writable=False)
     outgoing = Connection(int(sys.argv[2]), readable=False)
     try:
-        setup = json.loads(incoming.recv_bytes())
-        stated = setup["acquisition"]
-        lists = {name: np.array(stated[name], np.int64) for name in ("channels", "bins")}
+        setup = from_plain(WriterSetup, json.loads(incoming.recv_bytes()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about the template was said when it was calibrated
-            template = load_template(Path(setup["template"]), Acquisition(**(stated | lists)))
+            template = load_template(setup.config.template, setup.acquisition)
         writer = Writer(setup, template)
     except (DeqMpiError, OSError) as error:
         send_json(outgoing, {"error": str(error)})

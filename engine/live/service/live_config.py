@@ -8,9 +8,9 @@ from engine.errors import ConfigError
 from engine.live.loop.loop_config import LoopConfig
 from engine.live.recording.config import RecordingConfig
 from engine.live.wire.endpoints import require_loopback, require_loopback_host
+from engine.machine.checked_values import from_plain, require
 from engine.machine.two_cores import Threads
 from engine.reconstruction.method_settings import MethodSettings
-from engine.toml_settings import from_table
 
 MAX_FRAME_MB = 1024.0
 """Largest message that can be allowed: what a frame may have is far below it."""
@@ -81,10 +81,8 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         for endpoint in (self.frames, self.images):
             require_loopback(endpoint, allow_remote=self.allow_remote)
-        if not 0 < self.max_frame_mb <= MAX_FRAME_MB:
-            raise ConfigError(
-                f"max_frame_mb is {self.max_frame_mb}; expected more than 0, up to {MAX_FRAME_MB}"
-            )
+        fits = 0 < self.max_frame_mb <= MAX_FRAME_MB
+        require(fits, "max_frame_mb", self.max_frame_mb, f"more than 0, up to {MAX_FRAME_MB}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,7 @@ class StatusConfig:
 
     def __post_init__(self) -> None:
         require_loopback_host(self.host, allow_remote=self.allow_remote)
-        if not 0 <= self.port <= LAST_PORT:
-            raise ConfigError(f"port is {self.port}; expected 0 to {LAST_PORT}, 0 for any that is free")
+        require(0 <= self.port <= LAST_PORT, "port", self.port, f"0 to {LAST_PORT}, 0 for any that is free")
 
 
 @dataclass(frozen=True)
@@ -157,16 +154,12 @@ def load_live_config(path: Path | str) -> LiveConfig:
             f"{path} cannot be read as TOML ({error}); expected the keys of docs/live.md"
         ) from error
     loop = table.get("loop")
-    has_no_deadline = False
-    if isinstance(loop, dict) and loop.get("deadline_ms") is False:  # TOML has no null
-        has_no_deadline = True
-        del loop["deadline_ms"]
+    if isinstance(loop, dict) and loop.get("deadline_ms") is False:
+        loop["deadline_ms"] = None  # TOML has no null
     try:
-        config = from_table(LiveConfig, table)
+        config = from_plain(LiveConfig, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if has_no_deadline:
-        config = replace(config, loop=replace(config.loop, deadline_ms=None))
     return _with_paths_beside(path.parent, config)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
 
-from engine.errors import BundleError, PairingError, ProviderError
+from engine.errors import BundleError, ConfigError, PairingError, ProviderError
+from engine.machine.checked_values import from_plain, require, without_header
 from engine.networks.axis_ranges import Lengths, ShapeRange
 from engine.networks.manifest import Network, Shape
 
@@ -99,6 +99,9 @@ class PlanRecipe:
     inputs: Mapping[str, PlanInput]
     outputs: Mapping[str, Shape]
 
+    def __post_init__(self) -> None:
+        require(self.flavour in RUNTIMES, "flavour", self.flavour, f"one of {', '.join(RUNTIMES)}")
+
     @property
     def runtime_module(self) -> str:
         """Python module that runs the plan; no other one may stand in for it."""
@@ -179,12 +182,16 @@ class PlanMetadata:
     recipe: PlanRecipe
     plan_sha256: str
     dtypes: Mapping[str, str]
-    fp16_difference: float | None = None
+    fp16_difference: float | None
+
+    def __post_init__(self) -> None:
+        for name, dtype in self.dtypes.items():
+            require(dtype in DTYPES, f"type of {name}", dtype, f"one of {', '.join(DTYPES)}")
 
     def to_json(self) -> str:
         """Return the text of the metadata file."""
-        values = {"kind": KIND, "schema": SCHEMA, **asdict(self.recipe)}
-        values |= {name: getattr(self, name) for name in OWN_FIELDS}
+        own = asdict(self)
+        values = {"kind": KIND, "schema": SCHEMA, **own.pop("recipe"), **own}
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -197,25 +204,10 @@ class PlanMetadata:
             If it is not JSON, of another kind or schema, or a key is missing, unknown or of a wrong type.
         """
         try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"the metadata are not valid JSON ({error}); {REBUILD}") from error
-        if not isinstance(values, dict):
-            raise BundleError(f"the metadata are not a JSON object; {REBUILD}")
-        kind, schema = values.get("kind"), values.get("schema")
-        if (kind, schema) != (KIND, SCHEMA):
-            raise BundleError(
-                f"the metadata are of kind {kind!r}, schema {schema!r}; expected {KIND!r}, schema {SCHEMA}; "
-                f"{REBUILD}"
-            )
-        try:
-            return cls(
-                _recipe(values),
-                _typed("plan_sha256", values["plan_sha256"], str),
-                {name: _one_of(name, dtype, DTYPES) for name, dtype in values["dtypes"].items()},
-                _typed("fp16_difference", values["fp16_difference"], float | None),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            recipe = without_header(json.loads(text), KIND, SCHEMA)
+            own = {name: recipe.pop(name) for name in OWN_FIELDS if name in recipe}
+            return from_plain(cls, {"recipe": recipe, **own})
+        except (ValueError, ConfigError) as error:
             raise BundleError(f"the metadata are incomplete or damaged ({error}); {REBUILD}") from error
 
 
@@ -261,43 +253,3 @@ def read_plan(path: Path) -> tuple[bytes, PlanMetadata]:
             f"file was changed or damaged; {REBUILD}"
         )
     return plan, metadata
-
-
-def _recipe(values: Mapping[str, Any]) -> PlanRecipe:
-    hints = get_type_hints(PlanRecipe)
-    plain = {name: _typed(name, values[name], hint) for name, hint in hints.items() if isinstance(hint, type)}
-    unknown = set(values) - set(hints) - {"kind", "schema", *OWN_FIELDS}
-    if unknown:
-        raise TypeError(f"unknown keys {', '.join(sorted(unknown))}")
-    _one_of("flavour", plain["flavour"], tuple(RUNTIMES))
-    return PlanRecipe(
-        **plain,
-        compute_capabilities=tuple(_typed("capability", c, str) for c in values["compute_capabilities"]),
-        inputs={name: _input(entry) for name, entry in values["inputs"].items()},
-        outputs={name: _axes(axes) for name, axes in values["outputs"].items()},
-    )
-
-
-def _input(entry: Mapping[str, Any]) -> PlanInput:
-    profile = (_lengths(entry[field]) for field in ("minimum", "optimum", "maximum"))
-    return PlanInput(_axes(entry["axes"]), *profile)
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name} is {value!r}")
-    return value
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise TypeError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
-    return str(value)
-
-
-def _axes(values: Any) -> Shape:
-    return tuple(_typed("an axis", value, int | str) for value in values)
-
-
-def _lengths(values: Any) -> Lengths:
-    return tuple(_typed("a length", value, int) for value in values)

@@ -13,6 +13,7 @@ from engine.errors import ConfigError, NonFiniteError
 from engine.fixed_point.safeguard import GROWTH_LIMIT
 from engine.fixed_point.solution import Result
 from engine.fixed_point.solve import FixedPointConfig, FixedPointSolver, Step, solve_fixed_point
+from engine.machine.checked_values import from_plain
 
 Array = NDArray[np.floating]
 
@@ -204,14 +205,14 @@ def test_one_evaluation_is_a_valid_budget() -> None:
 )
 def test_impossible_settings_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
-        FixedPointConfig.from_dict({key: value})
+        from_plain(FixedPointConfig, {key: value})
 
 
 def test_unknown_settings_are_refused_and_known_ones_survive() -> None:
     with pytest.raises(ConfigError, match="stop_mode"):
-        FixedPointConfig.from_dict({"stop_mode": "rel"})
+        from_plain(FixedPointConfig, {"stop_mode": "rel"})
     config = FixedPointConfig(memory=3, tolerance=1e-6)
-    assert FixedPointConfig.from_dict(config.to_dict()) == config
+    assert from_plain(FixedPointConfig, config.to_dict()) == config
 
 
 class Contractions:

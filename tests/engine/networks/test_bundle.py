@@ -98,13 +98,13 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_other_schema_names_both_numbers(bundle_dir: Path) -> None:
     rewrite(bundle_dir, lambda m: m.update(schema=7))
-    with pytest.raises(BundleError, match=r"schema 7; this version reads schema 3"):
+    with pytest.raises(BundleError, match=r"schema 7; this version reads .*schema 3"):
         load_bundle(bundle_dir)
 
 
 def test_the_schema_without_a_method_says_to_export_again(bundle_dir: Path) -> None:
     rewrite(bundle_dir, lambda m: (m.update(schema=1), m.pop("method")))
-    with pytest.raises(BundleError, match=r"schema 1; .* reads schema 3; export the model again") as raised:
+    with pytest.raises(BundleError, match=r"schema 1; .* reads .*schema 3; export the model again") as raised:
         load_bundle(bundle_dir)
     assert "\n" not in str(raised.value)
 
@@ -141,13 +141,13 @@ def set_in(content: dict, path: str, value: object) -> dict:
         ("conventions.colour", "red", "colour"),
         ("solver.colour", "red", "colour"),
         ("solver.memory", -1, "memory"),
-        ("solver", 3, "solver is 3; expected the solver settings of method deq"),
+        ("solver", 3, "solver: .*`int`"),
         ("solver", None, "solver is None; expected the solver settings of method deq"),
         ("method", "art", "method is 'art'; expected one of deq, "),
-        ("method", ["deq"], r"method is .*; expected text"),
-        ("method", "pp-mpi", r"networks of method pp-mpi has unknown keys \['lc'\]"),
+        ("method", ["deq"], "method: .*`str`"),
+        ("method", "pp-mpi", r"networks of method pp-mpi is \['lc', 'rdn'\]; expected \['rdn'\]"),
         ("training", [], "training"),
-        ("name", 3, "name is 3"),
+        ("name", 3, "name: .*`str`"),
         ("opset", "18", "opset"),
         ("opset", True, "opset"),
         ("conventions.spectral_norm", 1.0, "spectral_norm is 1.0; expected 25.0"),
@@ -157,9 +157,9 @@ def set_in(content: dict, path: str, value: object) -> dict:
         ("networks.rdn.sha256", "abc", "64 hexadecimal"),
         ("networks.rdn.sha256", "G" * 64, "64 hexadecimal"),
         ("networks.rdn.inputs", {"image": ["batch", 1, "h", "w"]}, "image"),
-        ("networks.rdn.inputs.v", "batch", "list of lengths"),
-        ("networks.rdn.inputs.v", [1.5], "list of lengths"),
-        ("networks.lc", [], "network lc is a list"),
+        ("networks.rdn.inputs.v", "batch", r"networks\.rdn\.inputs\.v: .*`array`"),
+        ("networks.rdn.inputs.v", [1.5], r"networks\.rdn\.inputs\.v\[0\]: .*`float`"),
+        ("networks.lc", [], r"networks\.lc: .*`array`"),
     ],
 )
 def test_unexpected_values_are_named(content: dict, path: str, value: object, message: str) -> None:
@@ -169,7 +169,7 @@ def test_unexpected_values_are_named(content: dict, path: str, value: object, me
 
 def test_every_network_of_the_method_is_required(content: dict) -> None:
     del content["networks"]["lc"]
-    with pytest.raises(BundleError, match=r"networks of method deq .*lacks \['lc'\]"):
+    with pytest.raises(BundleError, match=r"networks of method deq is \['rdn'\]; expected \['lc', 'rdn'\]"):
         Manifest.from_dict(content)
 
 
@@ -189,7 +189,7 @@ def test_files_outside_the_folder_are_refused(content: dict, file: str) -> None:
 @pytest.mark.parametrize("key", ["name", "method", "opset", "networks", "conventions", "solver", "training"])
 def test_missing_keys_are_named(content: dict, key: str) -> None:
     del content[key]
-    with pytest.raises(BundleError, match=f"lacks .*{key}"):
+    with pytest.raises(BundleError, match=f"missing .*`{key}`"):
         Manifest.from_dict(content)
 
 
@@ -225,7 +225,7 @@ def test_a_shipped_bundle_opens_by_its_name_unless_a_folder_has_it(tmp_path: Pat
 @pytest.mark.parametrize("value", [-0.1, "0.1", True, None, float("nan")])
 def test_a_dual_start_is_a_non_negative_number(content: dict, value: object) -> None:
     content["dual_start"] = value
-    with pytest.raises(BundleError, match=r"dual_start is .*; expected a non-negative number"):
+    with pytest.raises(BundleError, match=r"dual_start(: .*`float`| is .*; expected a non-negative number)"):
         Manifest.from_dict(content)
 
 
@@ -242,7 +242,7 @@ def test_an_image_network_may_take_the_noise_level_and_nothing_else(content: dic
     inputs["noise"] = ["batch", 1, 1, 1]
     assert Manifest.from_dict(content).networks["rdn"].takes_noise
     inputs["snr"] = ["batch", 1, 1, 1]
-    with pytest.raises(BundleError, match=r"unknown keys .*snr"):
+    with pytest.raises(BundleError, match=r"networks\.rdn\.inputs .*snr"):
         Manifest.from_dict(content)
 
 
@@ -263,10 +263,10 @@ def test_a_step_of_another_method_or_with_other_inputs_is_refused(tmp_path) -> N
     content = load_bundle(FIXTURE.parent / "step-bundle").manifest.to_dict()
     other = {**content, "method": "deq-ball", "networks": dict(content["networks"])}
     del other["networks"]["lc"]
-    with pytest.raises(BundleError, match=r"networks of method deq-ball has unknown keys .*step"):
+    with pytest.raises(BundleError, match=r"networks of method deq-ball is .*step"):
         Manifest.from_dict(other)
     del content["networks"]["step"]["inputs"]["weights"]
-    with pytest.raises(BundleError, match=r"network step inputs .*lacks .*weights"):
+    with pytest.raises(BundleError, match=r"networks\.step\.inputs is .*; expected .*weights"):
         Manifest.from_dict(content)
 
 

@@ -95,20 +95,20 @@ def test_table_survives_a_round_trip(image) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"kind": "weights"}, "no table of kind 'deq-mpi-intervals' and schema 1"),
-        ({"schema": 2}, "no table of kind"),
-        ({"width": 3}, r"unknown keys \['width'\]"),
+        ({"kind": "weights"}, "kind is 'weights'.*'deq-mpi-intervals'"),
+        ({"schema": 2}, "schema 2; .*schema 1"),
+        ({"width": 3}, "unknown key 'width'; expected method, settings"),
         ({"coverage": 1.0}, "coverage is 1.0; expected a number between 0 and 1"),
-        ({"coverage": "0.9"}, "coverage is '0.9'"),
-        ({"method": None}, "method is None; expected text"),
-        ({"settings": []}, r"settings is \[\]; expected an object"),
+        ({"coverage": "0.9"}, "coverage: .*`float`.*`str`"),
+        ({"method": None}, "method: .*`str`.*`null`"),
+        ({"settings": []}, "settings: .*`object`.*`array`"),
         ({"snr_db": []}, "snr_db is empty"),
         ({"snr_db": [10, 10, 40]}, "expected a list of increasing numbers"),
         ({"snr_db": [10, 20]}, r"below has shape \(3, 3, 2\); expected \(2, 3, 2\)"),
-        ({"snr_range": [1, 2, 3]}, "snr_range has 3 values"),
+        ({"snr_range": [1, 2, 3]}, "snr_range: .*length 2"),
         ({"peak_edges": [[0.1, 0.5]]}, "peak_edges is .* increasing"),
         ({"share_edges": ["0.6"]}, "share_edges is .* finite numbers"),
-        ({"above": [[1.0], [2.0, 3.0]]}, "above is no regular list"),
+        ({"above": [[1.0], [2.0, 3.0]]}, "above: .*inhomogeneous"),
         ({"below": (-TABLE.below).tolist()}, "none of them negative"),
         ({"below": np.full((3, 3, 2), np.nan).tolist()}, "expected finite numbers"),
     ],
@@ -121,7 +121,7 @@ def test_a_table_with_impossible_content_is_refused(changes, text) -> None:
 def test_a_table_that_lacks_a_key_is_refused() -> None:
     content = TABLE.to_dict()
     del content["above"]
-    with pytest.raises(ConfigError, match=r"lacks \['above'\]"):
+    with pytest.raises(ConfigError, match=r"missing.*`above`"):
         Intervals.from_dict(content)
 
 

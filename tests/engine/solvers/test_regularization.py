@@ -69,7 +69,7 @@ def test_impossible_curves(snr_db, values, message) -> None:
         SnrCurve(snr_db, values)
 
 
-@pytest.mark.parametrize("iterations", [0, -1, 1.5, True])
+@pytest.mark.parametrize("iterations", [0, -1])
 def test_impossible_iterations(iterations) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         MethodWeights({"tv": CURVE}, iterations)
@@ -108,22 +108,33 @@ def changed(*path, value):
     return json.dumps(content)
 
 
+WEIGHTS_OF_ART = json.loads(default_weights_path().read_text())["methods"]["art"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "cannot read the weights"),
-        ("[]", "the file holds list"),
+        ("[]", "deq-mpi-weights"),
         (changed("schema", value=2), "schema 2"),
         (changed("extra", value=2), "'extra'"),
-        (changed("methods", value=[]), "methods is no table"),
-        (changed("methods", "deq", value={}), "unknown method 'deq'"),
-        (changed("methods", "art", "iterations", value=0), "art: iterations is 0"),
-        (changed("methods", "art", "iterations", value="9"), "art: iterations is '9'"),
-        (changed("methods", "art", "weights", value={}), "art weights holds"),
-        (changed("methods", "art", "weights", "lambda", value={"snr_db": [1], "values": [True]}), "list of"),
+        (changed("methods", value=[]), "methods: .*`object`.*`array`"),
+        (changed("methods", "deq", value=WEIGHTS_OF_ART), "'deq'; expected one of cg-tikhonov"),
+        (changed("methods", "art", "iterations", value=0), r"methods\.art: iterations is 0"),
+        (changed("methods", "art", "iterations", value="9"), r"methods\.art\.iterations: .*`int`.*`str`"),
+        (changed("methods", "art", "iterations", value=1.5), r"methods\.art\.iterations: .*`int`.*`float`"),
+        (changed("methods", "art", "iterations", value=True), r"methods\.art\.iterations: .*`int`.*`bool`"),
+        (
+            changed("methods", "art", "weights", value={}),
+            r"methods\.art\.weights is \[\]; expected \['lambda'\]",
+        ),
+        (
+            changed("methods", "art", "weights", "lambda", value={"snr_db": [1], "values": [True]}),
+            r"values\[0\]: .*`float`",
+        ),
         (
             changed("methods", "art", "weights", "lambda", value={"snr_db": [1], "values": [-1]}),
-            "art: weight",
+            r"methods\.art\.weights\.lambda: weight is -1",
         ),
     ],
 )

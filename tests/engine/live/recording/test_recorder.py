@@ -169,9 +169,8 @@ def test_a_file_of_background_frames_only_is_kept_and_named(scanner, open_record
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folder": "no path"}, "expected a path"),
         ({"frames_per_file": 0}, "frames_per_file"),
-        ({"queue_frames": True}, "queue_frames"),
+        ({"queue_frames": 100_001}, "queue_frames"),
         ({"min_free_mb": -1.0}, "min_free_mb"),
         ({"retry_s": float("nan")}, "retry_s"),
     ],

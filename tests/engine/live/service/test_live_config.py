@@ -13,6 +13,7 @@ from engine.live.loop.loop_config import LoopConfig
 from engine.live.service.live_config import load_live_config
 
 MINIMAL = '[reconstruction]\noperators = "operators.h5"\n'
+RECORDING = '[recording]\ntemplate = "template.mdf"\n'
 
 
 @pytest.fixture
@@ -66,12 +67,12 @@ template = "template.mdf"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "lacks the key 'reconstruction'"),
-        ("[reconstruction]\n", "lacks the key 'operators'"),
-        ("reconstruction = 3\n", "reconstruction is 3; expected a table"),
+        ("", "missing.*`reconstruction`"),
+        ("[reconstruction]\n", "reconstruction: .*missing.*`operators`"),
+        ("reconstruction = 3\n", "reconstruction: .*`object`.*`int`"),
         (MINIMAL + "speed = 3\n", "unknown key 'speed'"),
         (MINIMAL + "[lop]\n", "unknown key 'lop'"),
-        ("[reconstruction]\noperators = 3\n", "expected a path as text"),
+        ("[reconstruction]\noperators = 3\n", r"reconstruction\.operators: .*path as text"),
         (MINIMAL + "threads = 3\n", "threads"),
         (MINIMAL + "threads = true\n", "threads"),
         (MINIMAL + "tolerance = -1.0\n", "tolerance is -1.0"),
@@ -85,12 +86,16 @@ template = "template.mdf"
         (MINIMAL + "[loop]\nnoise_range = [2, 1]\n", "noise_range"),
         (MINIMAL + '[loop]\nnoise_range = ["a", 1]\n', "noise_range"),
         (MINIMAL + "[loop]\nnoise_range = 3\n", "noise_range"),
-        (MINIMAL + "[loop]\nconversion = [[0.0, 1.0]]\n", "conversion holds"),
+        (MINIMAL + "[loop]\nconversion = [[0.0, 1.0]]\n", "conversion is"),
         (MINIMAL + "[loop]\nconversion = [1.0, 2.0]\n", "conversion"),
         (MINIMAL + '[endpoints]\nframes = "tcp://0.0.0.0:5555"\n', "allow_remote"),
         (MINIMAL + "[endpoints]\nmax_frame_mb = 0\n", "max_frame_mb"),
         (MINIMAL + '[status]\nhost = "0.0.0.0"\n', "allow_remote"),
         (MINIMAL + "[status]\nport = 70000\n", "port is 70000"),
+        (MINIMAL + RECORDING + "folder = 3\n", r"recording\.folder: .*path as text"),
+        (MINIMAL + RECORDING + "folder = ''\n", r"recording\.folder: .*path as text"),
+        (MINIMAL + RECORDING + "folder = 'f'\nqueue_frames = true\n", r"recording\.queue_frames: .*`int`"),
+        (MINIMAL + RECORDING + "folder = 'f'\nretry_s = '1'\n", r"recording\.retry_s: .*`float`"),
         ("[reconstruction\n", "cannot be read as TOML"),
     ],
 )
