@@ -32,8 +32,9 @@ from benchmarks.scans.scans import (
     reference_scan,
 )
 from engine.mpi.grid import Grid
-from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.bundle import load_bundle
 from engine.networks.interval_table import Intervals
+from engine.reconstruction.methods import default_bundle_path
 from engine.tuning.emulation import Frames
 from engine.tuning.fit_intervals import (
     COVERAGE,

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from engine.measurement.raw_frame import RawFrame
     from engine.mpi.grid import Grid
     from engine.mpi.mdf import MdfFile, read_mdf, write_mdf
-    from engine.networks.bundle import Bundle, default_bundle_path, load_bundle
+    from engine.networks.bundle import Bundle, load_bundle
     from engine.operators.operators import Operators
     from engine.operators.operators_file import load_operators, save_operators
     from engine.reconstruction.method_settings import MethodSettings
-    from engine.reconstruction.methods import open_method
+    from engine.reconstruction.methods import default_bundle_path, open_method
     from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
     from engine.reconstruction.report import FrameReport
     from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights, save_weights
@@ -72,7 +72,7 @@ __all__ = [
 
 _MODULES = {
     "Bundle": "engine.networks.bundle",
-    "default_bundle_path": "engine.networks.bundle",
+    "default_bundle_path": "engine.reconstruction.methods",
     "load_bundle": "engine.networks.bundle",
     "calibrate": "engine.calibration.calibrate",
     "CalibrationConfig": "engine.calibration.config",

@@ -16,9 +16,9 @@ from engine.calibration.calibrate import calibrate
 from engine.errors import ConfigError, InputError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import CONVENTIONS, MANIFEST, Manifest, Network, load_bundle
-from engine.networks.manifest import EQUILIBRIUM, NETWORKS, WITHOUT_SOLVER
 from engine.operators.operators import Operators
 from engine.operators.operators_file import save_operators
+from engine.reconstruction.methods import METHODS, method_named
 from export.errors import ExportError
 from export.graphs.onnx_graphs import (
     LC_INTERFACE,
@@ -82,7 +82,7 @@ def export_networks(
     training : mapping, optional
         Facts about the weights that JSON can hold.
     method : str, optional
-        What the networks were trained for, one of `engine.networks.manifest.NETWORKS`.
+        What the networks were trained for, one of `engine.reconstruction.methods.METHODS` that has networks.
     solver : FixedPointConfig, optional
         Settings the model was tuned for, the default of its reconstructions; by default the usual ones of
         the method. An unrolled model needs them, for the number of iterations it was trained for.
@@ -176,7 +176,8 @@ def export_run(
     """
     check_replaceable(Path(os.path.realpath(bundle_dir)))  # before the seconds of calibration
     rdn, lc, config = load_networks(Path(run_dir))
-    solver = None if config.method in WITHOUT_SOLVER else config.reconstruction
+    method = METHODS[config.method]
+    solver = config.reconstruction if method.iterates else None
     if max_iterations is not None:
         if solver is None:
             raise ConfigError(
@@ -193,7 +194,7 @@ def export_run(
         training=_training_facts(Path(run_dir), config),
         method=config.method,
         solver=solver,
-        dual_start=config.solver.dual_start if config.method in EQUILIBRIUM else 0.0,
+        dual_start=config.solver.dual_start if method.is_equilibrium else 0.0,
         operators=operators,
     )
 
@@ -246,17 +247,18 @@ def export_denoiser(
 
 
 def _require_networks(method: str, lc: nn.Module | None) -> None:
-    if method not in NETWORKS:
-        raise ExportError(f"method is {method!r}; expected one of {', '.join(NETWORKS)}")
-    if (lc is not None) != ("lc" in NETWORKS[method]):
+    networks = method_named(method).networks
+    if not networks:
+        raise ExportError(f"method is {method!r}, which has no networks; expected one that has: name another")
+    if (lc is not None) != ("lc" in networks):
         raise ExportError(
             f"{'no' if lc is None else 'a'} data consistency was given for method {method}; expected the "
-            f"networks {', '.join(NETWORKS[method])}: export them as the method they were trained for"
+            f"networks {', '.join(networks)}: export them as the method they were trained for"
         )
 
 
 def _solver(method: str, given: FixedPointConfig | None) -> FixedPointConfig | None:
-    if method in WITHOUT_SOLVER:
+    if not METHODS[method].iterates:
         if given is not None:
             raise ExportError(f"method {method} was given solver settings; expected none: leave them out")
         return None

@@ -12,13 +12,11 @@ from engine.errors import BundleError, InputError
 from engine.machine.atomic_write import atomic_directory
 from engine.networks.bundle import MANIFEST
 from engine.networks.interval_store import INTERVALS
-from engine.networks.manifest import KIND, NETWORKS
+from engine.networks.manifest import INTERFACE, KIND
 
 STEP_FILE = "step.onnx"
 
-NETWORK_FILES = frozenset({f"{network}.onnx" for networks in NETWORKS.values() for network in networks}) | {
-    STEP_FILE
-}
+NETWORK_FILES = frozenset(f"{role}.onnx" for role in INTERFACE)
 """ONNX files of all methods."""
 
 PLAN_FILES = frozenset({f"{Path(f).stem}.plan{end}" for f in NETWORK_FILES for end in ("", ".json")})

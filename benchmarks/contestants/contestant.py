@@ -8,15 +8,14 @@ from typing import Any
 from benchmarks.contestants.model_shelf import MissingModelError, ModelShelf, ShelfBundle
 from benchmarks.scans.scans import TRAIN_SNRS
 from engine.errors import BundleError
-from engine.networks.bundle import default_bundle_path, load_bundle, shipped_bundle_path
-from engine.networks.manifest import EQUILIBRIUM
+from engine.networks.bundle import load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
 from engine.reconstruction.method import weights_of
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import METHODS, open_method
+from engine.reconstruction.methods import METHODS, default_bundle_path, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 
-HAND_CRAFTED = ("least-squares", "cg-tikhonov", "admm-l1", "art", "admm-tv", "admm-hybrid")
+HAND_CRAFTED = ("least-squares", "tikhonov", "admm-l1", "art", "admm-tv", "admm-hybrid")
 """Methods without a network, in the paper's order of quality."""
 
 AUTHORS_ITERATIONS = 25
@@ -148,6 +147,6 @@ def _hashes(model: Path) -> dict[str, Any]:
     """Return all of a bundle that images depend on."""
     manifest = load_bundle(model).manifest
     hashes: dict[str, Any] = {f"{role}_sha256": net.sha256 for role, net in manifest.networks.items()}
-    if manifest.method in EQUILIBRIUM and manifest.solver is not None:
+    if METHODS[manifest.method].is_equilibrium and manifest.solver is not None:
         hashes |= {"solver": manifest.solver.to_dict(), "dual_start": manifest.dual_start}
     return hashes

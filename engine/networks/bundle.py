@@ -11,9 +11,9 @@ from types import MappingProxyType
 from engine.errors import BundleError, ConfigError
 from engine.fixed_point.config import FixedPointConfig
 from engine.networks.interval_table import Intervals
-from engine.networks.manifest import CONVENTIONS, NETWORKS, Manifest, Network
+from engine.networks.manifest import CONVENTIONS, Manifest, Network
 
-__all__ = ["CONVENTIONS", "MANIFEST", "Bundle", "Manifest", "Network", "default_bundle_path", "load_bundle"]
+__all__ = ["CONVENTIONS", "MANIFEST", "Bundle", "Manifest", "Network", "load_bundle"]
 
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
@@ -21,8 +21,8 @@ MANIFEST = "manifest.json"
 MODELS = Path(__file__).parents[1] / "models"
 """Folder of the bundles inside the package."""
 
-SHIPPED: Mapping[str, str] = MappingProxyType({"deq": "reference", "pp-mpi": "denoiser"})
-"""Folder in engine/models of the bundle that ships for a method."""
+REFERENCE = "reference"
+"""Name of the bundle of the method deq that ships, which is used where none is named."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,6 @@ class Bundle:
         return self.manifest.solver
 
 
-def default_bundle_path(method: str = "deq") -> Path:
-    """Return the folder of the bundle that ships with the package for a method.
-
-    Raises
-    ------
-    BundleError
-        If none ships for it, or it uses no bundle at all.
-    """
-    if method not in NETWORKS:
-        raise BundleError(f"method is {method!r}; expected one that has networks: {', '.join(NETWORKS)}")
-    if method not in SHIPPED:
-        raise BundleError(
-            f"no networks of the method {method} ship; expected a bundle of it; name one with --model BUNDLE"
-        )
-    return shipped_bundle_path(SHIPPED[method])
-
-
 def shipped_bundle_path(name: str) -> Path:
     """Return the folder of a bundle inside the package by its name, "reference", "fast" or "denoiser".
 
@@ -124,7 +107,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     BundleError
         If the folder or a file is missing, the manifest is not valid, or a hash differs.
     """
-    folder = default_bundle_path() if path is None else _folder(path)
+    folder = shipped_bundle_path(REFERENCE) if path is None else _folder(path)
     file = folder / MANIFEST
     if not file.is_file():
         raise BundleError(

@@ -24,26 +24,6 @@ SCHEMA = 3
 Schema 1 had no `method`; 2 had no `dual_start`, and no noise level among the inputs of an image network.
 """
 
-NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "deq": ("rdn", "lc"),
-        "deq-ball": ("rdn",),
-        "pp-mpi": ("rdn",),
-        "unrolled": ("rdn",),
-        "end-to-end": ("rdn",),
-    }
-)
-"""The methods that use a bundle, and the networks that a bundle of each consists of."""
-
-OPTIONAL_NETWORKS: Mapping[str, tuple[str, ...]] = MappingProxyType({"deq": ("step",)})
-"""Networks that a bundle of a method may have besides: "step" is one evaluation of the whole iteration."""
-
-EQUILIBRIUM = frozenset({"deq", "deq-ball"})
-"""Methods that solve for a fixed point, whose start is a matter of speed."""
-
-WITHOUT_SOLVER = frozenset({"end-to-end"})
-"""Methods that apply their network once: their bundles have no solver settings."""
-
 INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
     {
         "rdn": (("v",), ("z",)),
@@ -59,7 +39,8 @@ INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyT
         ),
     }
 )
-"""Input and output names of each network, in order."""
+"""Networks that a bundle may hold by their role, with the names of their inputs and outputs in order: "rdn"
+is Psi_RDN or another network of images, "lc" Psi_LC, "step" one evaluation of the iteration."""
 
 NOISE_INPUT = "noise"
 """Further input of an image network that takes the noise level of the measurement."""
@@ -153,18 +134,18 @@ class Manifest:
     name, description : str
         What the model is, for people.
     method : str
-        The method that the networks were trained for, a key of `NETWORKS`.
+        The method that the networks were trained for.
     created : str
         Date and time, ISO 8601, UTC.
     opset : int
         ONNX opset of the graphs.
     networks : mapping of str to Network
-        "rdn", for the method deq "lc" too, and where it was exported "step".
+        By role; which ones a bundle needs is a matter of its method.
     conventions : Conventions
         Units and axes.
     solver : FixedPointConfig or None
-        Settings the model was tuned for, the default of a reconstruction; None for the methods
-        `WITHOUT_SOLVER`.
+        Settings the model was tuned for, the default of a reconstruction; None for a method that does not
+        iterate.
     dual_start : float
         Size of the first data dual of an equilibrium method; 0 starts with zero duals. See
         `engine.measurement.normalization.NormalizedMeasurement.data_dual`.
@@ -194,14 +175,15 @@ class Manifest:
         Raises
         ------
         BundleError
-            If the kind or schema is another, a key is missing, unknown or of the wrong type, or networks,
-            conventions, solver and dual are not those of the method.
+            If the kind or schema is another, a key is missing, unknown or of the wrong type, a network is
+            unknown or has other inputs and outputs, or the conventions are of another version.
         """
         try:
             manifest = from_plain(cls, without_header(values, KIND, SCHEMA))
             _require_conventions(manifest)
-            _require_solver(manifest)
-            return replace(manifest, networks=_networks_of_method(manifest))
+            start = manifest.dual_start
+            require(0 <= start < inf, "dual_start", start, "a non-negative number")
+            return replace(manifest, networks=_with_interfaces(manifest.networks))
         except ConfigError as error:
             raise BundleError(f"{error}; export the model again or use a matching version") from error
 
@@ -219,24 +201,13 @@ def _require_conventions(manifest: Manifest) -> None:
         require(found == expected, f"conventions.{field.name}", found, f"{expected!r}, as in this version")
 
 
-def _require_solver(manifest: Manifest) -> None:
-    method, solver, start = manifest.method, manifest.solver, manifest.dual_start
-    require(method in NETWORKS, "method", method, f"one of {', '.join(NETWORKS)}")
-    if method in WITHOUT_SOLVER:
-        require(solver is None, "solver", solver, f"null: method {method} does not iterate")
-    else:
-        require(solver is not None, "solver", solver, f"the solver settings of method {method}")
-    require(0 <= start < inf, "dual_start", start, "a non-negative number")
-    starts_at_zero = start == 0 or method in EQUILIBRIUM
-    require(starts_at_zero, "dual_start", start, f"0: method {method} starts with zero duals")
-
-
-def _networks_of_method(manifest: Manifest) -> dict[str, Network]:
-    """Return the networks in the order of `NETWORKS`, inputs and outputs in that of `INTERFACE`."""
-    method, networks = manifest.method, manifest.networks
-    optional = (role for role in OPTIONAL_NETWORKS.get(method, ()) if role in networks)
-    found = _in_order(networks, (*NETWORKS[method], *optional), f"networks of method {method}")
-    for role, network in found.items():
+def _with_interfaces(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """Return the networks, their inputs and outputs in the order of `INTERFACE`."""
+    unknown = set(networks) - set(INTERFACE)
+    require(not unknown, "networks", sorted(unknown), f"some of {', '.join(INTERFACE)}")
+    found = {}
+    for role in (role for role in INTERFACE if role in networks):
+        network = networks[role]
         inputs, outputs = INTERFACE[role]
         if role == "rdn" and network.takes_noise:
             inputs = (*inputs, NOISE_INPUT)

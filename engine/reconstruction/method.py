@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import BundleError, ConfigError
@@ -79,6 +80,16 @@ class Method:
     optional_networks: tuple[str, ...] = ()
     ships: str | None = None
     weights: HandSetWeights | None = None
+
+    @property
+    def iterates(self) -> bool:
+        """Whether a limit on its iterations can be set, which a bundle of it then states."""
+        return "max_iterations" in self.settings
+
+    @property
+    def is_equilibrium(self) -> bool:
+        """Whether it solves for a fixed point, whose start and solver are a matter of speed."""
+        return "solver" in self.settings
 
     @property
     def works_as_installed(self) -> bool:
@@ -203,23 +214,39 @@ def weights_of(name: str, method: Method, settings: MethodSettings) -> MethodWei
     return weights
 
 
-def bundle_that_ships(name: str, method: Method) -> str:
-    """Return the folder of the bundle that ships for a method; raise BundleError if none does."""
+def bundle_that_ships(name: str, method: Method) -> Path:
+    """Return the folder of the bundle that ships for a method.
+
+    Raises
+    ------
+    BundleError
+        If the method has no networks, or none of its bundles ships.
+    """
     if not method.networks:
         raise BundleError(f"the method {name} has no networks; expected one that has: leave the model out")
     if method.ships is None:
         raise BundleError(
             f"no networks of the method {name} ship; expected a bundle of it; name one with --model BUNDLE"
         )
-    return str(shipped_bundle_path(method.ships))
+    return shipped_bundle_path(method.ships)
 
 
 def require_bundle_of(bundle: Bundle, name: str, method: Method) -> None:
-    """Raise BundleError unless a bundle is of a method and has the method's networks, and no others."""
+    """Raise BundleError unless a bundle is of a method, with its networks and solver settings."""
     bundle.require_method(name)
     roles = set(bundle.manifest.networks)
     if not set(method.networks) <= roles <= {*method.networks, *method.optional_networks}:
         raise BundleError(
             f"the bundle {bundle.path} of method {name} has the networks {', '.join(sorted(roles))}; "
             f"expected {', '.join(method.networks)}; export it again"
+        )
+    if (bundle.manifest.solver is not None) != method.iterates:
+        raise BundleError(
+            f"the bundle {bundle.path} has {'no ' if method.iterates else ''}solver settings; expected "
+            f"{'some' if method.iterates else 'none'} for the method {name}; export it again"
+        )
+    if bundle.manifest.dual_start and not method.is_equilibrium:
+        raise BundleError(
+            f"the bundle {bundle.path} has a dual_start of {bundle.manifest.dual_start:g}; expected 0 for "
+            f"the method {name}, which starts with zero duals; export it again"
         )

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from engine.errors import ConfigError
-from engine.networks.bundle import Bundle, load_bundle
+from engine.networks.bundle import REFERENCE, Bundle, load_bundle
 from engine.operators.operators import Operators
-from engine.reconstruction.method import HandSetWeights, Method, Opening
+from engine.reconstruction.method import HandSetWeights, Method, Opening, bundle_that_ships
 from engine.reconstruction.method_settings import MethodSettings
 from engine.solvers.frame_solver import FrameSolver
 
@@ -15,7 +16,8 @@ DEFAULT_METHOD = "deq"
 """Used where neither a method nor a model is named."""
 
 NETWORK = frozenset({"model", "provider"})
-WEIGHTS = frozenset({"weights_file", "weights", "max_iterations"})
+WEIGHTS = frozenset({"weights_file", "weights"})
+STEPS = frozenset({"max_iterations", "tolerance"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,19 @@ def open_with_bundle(
     return OpenedMethod(method.open(opening), opening.bundle if method.networks else None)
 
 
+def default_bundle_path(method: str = DEFAULT_METHOD) -> Path:
+    """Return the folder of the bundle that ships with the package for a method.
+
+    Raises
+    ------
+    ConfigError
+        If the method is unknown.
+    BundleError
+        If it has no networks, or none of its bundles ships.
+    """
+    return bundle_that_ships(method, method_named(method))
+
+
 def method_named(name: str) -> Method:
     """Return the entry of a method; raise ConfigError if there is none of that name."""
     if name not in METHODS:
@@ -114,10 +129,10 @@ def _least_squares(opening: Opening) -> FrameSolver:
     return LeastSquares(opening.operators)
 
 
-def _cg_tikhonov(opening: Opening) -> FrameSolver:
-    from engine.solvers.tikhonov import CgTikhonov
+def _tikhonov(opening: Opening) -> FrameSolver:
+    from engine.solvers.tikhonov import Tikhonov
 
-    return CgTikhonov(opening.operators, opening.weights(), **opening.tolerance())
+    return Tikhonov(opening.operators, opening.weights())
 
 
 def _art(opening: Opening) -> FrameSolver:
@@ -217,40 +232,40 @@ def _published_hybrid(snr_db: float) -> tuple[float, ...]:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "least-squares": Method("the linear start of the iterations", _least_squares),
-        "cg-tikhonov": Method(
-            "Tikhonov regularisation by conjugate gradients",
-            _cg_tikhonov,
-            WEIGHTS | {"tolerance"},
+        "tikhonov": Method(
+            "Tikhonov regularisation in closed form",
+            _tikhonov,
+            WEIGHTS,
             weights=HandSetWeights(("lambda",), _published_art),
         ),
         "art": Method(
             "Kaczmarz with Tikhonov regularisation",
             _art,
-            WEIGHTS | {"tolerance", "row_order", "row_weighting"},
+            WEIGHTS | STEPS | {"row_order", "row_weighting"},
             weights=HandSetWeights(("lambda",), _published_art, 10, most_iterations=80),
         ),
         "admm-l1": Method(
             "ADMM with the l1 norm",
             _admm_l1,
-            WEIGHTS | {"tolerance"},
+            WEIGHTS | STEPS,
             weights=HandSetWeights(("l1",), lambda _snr_db: (1 / 250,), 200),
         ),
         "admm-tv": Method(
             "ADMM with total variation",
             _admm_tv,
-            WEIGHTS | {"tolerance"},
+            WEIGHTS | STEPS,
             weights=HandSetWeights(("tv",), lambda _snr_db: (1 / 50,), 100),
         ),
         "admm-hybrid": Method(
             "ADMM with l1 and total variation",
             _admm_hybrid,
-            WEIGHTS | {"tolerance"},
+            WEIGHTS | STEPS,
             weights=HandSetWeights(("l1", "tv"), _published_hybrid, 100, parts=("admm-l1", "admm-tv")),
         ),
         "pp-mpi": Method(
             "ADMM with a trained denoiser",
             _pp_mpi,
-            WEIGHTS | NETWORK | {"tolerance"},
+            WEIGHTS | NETWORK | STEPS,
             networks=("rdn",),
             ships="denoiser",
             # A denoiser was trained for one noise level, and a pass of it takes long.
@@ -263,16 +278,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "deq-ball": Method(
             "deep equilibrium without learned consistency",
             _deq_ball,
-            NETWORK | {"solver", "max_iterations", "tolerance"},
+            NETWORK | STEPS | {"solver"},
             networks=("rdn",),
         ),
         "deq": Method(
             "deep equilibrium",
             _deq,
-            NETWORK | {"solver", "max_iterations", "tolerance", "threads", "warm_start"},
+            NETWORK | STEPS | {"solver", "threads", "warm_start"},
             networks=("rdn", "lc"),
             optional_networks=("step",),
-            ships="reference",
+            ships=REFERENCE,
         ),
     }
 )

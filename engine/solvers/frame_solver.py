@@ -68,5 +68,5 @@ def require_one_slice(operators: Operators) -> None:
     if slices != 1:
         raise PairingError(
             f"the operators' grid has {slices} slices; the image prior takes images of one slice; use "
-            "a system matrix with Nz = 1 or a method for volumes: least-squares, cg-tikhonov, art, admm-l1"
+            "a system matrix with Nz = 1 or a method for volumes: least-squares, tikhonov, art, admm-l1"
         )

@@ -77,7 +77,7 @@ class Kaczmarz:
         seed: int = 0,
         tolerance: float = 0.0,
     ) -> None:
-        check_weights(self.method, weights)
+        check_weights(self.method, weights, "lambda")
         check_tolerance(tolerance)
         _check_choice("row_order", row_order, get_args(RowOrder))
         _check_choice("row_weighting", row_weighting, get_args(RowWeighting))

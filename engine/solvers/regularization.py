@@ -20,17 +20,9 @@ KIND = "deq-mpi-weights"
 SCHEMA = 1
 """Version of the file that this module reads and writes."""
 
-WEIGHT_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "cg-tikhonov": ("lambda",),
-        "art": ("lambda",),
-        "admm-l1": ("l1",),
-        "admm-tv": ("tv",),
-        "admm-hybrid": ("l1", "tv"),
-        "pp-mpi": ("scale",),
-    }
-)
-"""The hand-set weights of each method that has some."""
+RENAMED: Mapping[str, str] = MappingProxyType({"cg-tikhonov": "tikhonov"})
+"""Methods by the name that files written before have for them: Tikhonov's images once came from conjugate
+gradients, with the same weight."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +102,9 @@ class MethodWeights:
     Attributes
     ----------
     curves : mapping of str to SnrCurve
-        By the names of `WEIGHT_NAMES`.
+        By name.
     iterations : int
-        Iterations (sweeps) to do.
+        Iterations (sweeps) to do; 1 for a method in closed form.
 
     Raises
     ------
@@ -221,9 +213,6 @@ def save_weights(
 def _by_method(file: _WeightsFile) -> dict[str, MethodWeights]:
     found = {}
     for method, entry in file.methods.items():
-        require(method in WEIGHT_NAMES, "method", method, f"one of {', '.join(WEIGHT_NAMES)}")
-        given, names = sorted(entry.weights), sorted(WEIGHT_NAMES[method])
-        require(given == names, f"methods.{method}.weights", given, f"{names}")
         values = {"curves": entry.weights, "iterations": entry.iterations}
-        found[method] = from_plain(MethodWeights, values, f"methods.{method}")
+        found[RENAMED.get(method, method)] = from_plain(MethodWeights, values, f"methods.{method}")
     return found

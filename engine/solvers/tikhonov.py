@@ -1,66 +1,48 @@
-"""Tikhonov-regularised least squares by conjugate gradients, the linear baseline with a tunable weight."""
+"""Tikhonov-regularised least squares in closed form, the linear baseline with a tunable weight."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.fixed_point.safeguard import TINY_NORM
-from engine.fixed_point.solution import Solution
+from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.measurement.normalization import NormalizedMeasurement
 from engine.operators.operators import Operators
 from engine.solvers.regularization import MethodWeights
-from engine.solvers.weighted_frames import (
-    check_tolerance,
-    check_weights,
-    solution_per_frame,
-    weights_per_frame,
-)
-
-DEFAULT_TOLERANCE = 1e-6
-"""Relative residual of the normal equations. At 1e-4 images still differ by decibels from the solution's."""
+from engine.solvers.weighted_frames import check_weights, weights_per_frame
 
 
-class CgTikhonov:
-    """min ||A x - y||^2 + lambda ||x||^2 by conjugate gradients from x = 0, negative values set to zero.
+class Tikhonov:
+    """min ||A x - y||^2 + lambda ||x||^2, negative values set to zero.
 
-    The iteration runs in the coordinates of the right singular vectors, x = V z, where the normal matrix
-    A^T A + lambda is diagonal. Conjugate gradients do not see the choice of an orthonormal basis, so the
-    iterates are those of the system in x. The rounding of V, however, then stays a small turn of the image;
-    in a normal matrix that is multiplied out it would drown the small singular values.
+    With A = U diag(s) V^T the minimum is x = V diag(s / (s^2 + lambda)) U^T y. Clipping it is not the minimum
+    over x >= 0, for which `art` is.
 
     Parameters
     ----------
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     weights : MethodWeights
-        `lambda`, for A of norm `SPECTRAL_NORM`, and the most iterations.
-    tolerance : float, optional
-        A frame ends at ||A^T y - (A^T A + lambda) x|| <= tolerance ||A^T y||.
+        `lambda`, for A of norm `SPECTRAL_NORM`. There is nothing to iterate.
 
     Raises
     ------
     ConfigError
-        If the weights are not this method's, or the tolerance is negative.
+        If the weights are not this method's.
     """
 
-    method = "cg-tikhonov"
+    method = "tikhonov"
 
-    def __init__(
-        self, operators: Operators, weights: MethodWeights, tolerance: float = DEFAULT_TOLERANCE
-    ) -> None:
-        check_weights(self.method, weights)
-        check_tolerance(tolerance)
+    def __init__(self, operators: Operators, weights: MethodWeights) -> None:
+        check_weights(self.method, weights, "lambda")
         self.operators = operators
         self.weights = weights
-        self.tolerance = tolerance
         self._basis = operators.right_singular.astype(np.float64)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Iteration limit and tolerance."""
-        return {"iterations": self.weights.iterations, "tolerance": self.tolerance}
+        """Nothing is to be set but the weight, which the report names."""
+        return {}
 
     def solve(self, measurements: Sequence[NormalizedMeasurement], /) -> list[Solution]:
         """Solve for one image per measurement.
@@ -71,60 +53,15 @@ class CgTikhonov:
             If the weight depends on the SNR, and that of a measurement is not known.
         """
         weights = weights_per_frame(self.weights, measurements)
-        damping = np.array([frame["lambda"] for frame in weights])
+        damping = np.array([[frame["lambda"]] for frame in weights])
         explained = np.stack([measurement.explained for measurement in measurements]).astype(np.float64)
         s = self.operators.singular_values
-        coordinates, histories = conjugate_gradients(
-            s**2 + damping[:, None], s * explained, self.weights.iterations, self.tolerance
-        )
-        images = np.maximum(coordinates @ self._basis.T, 0).astype(np.float32)
-        return solution_per_frame(images, histories, self.tolerance, self.weights, measurements)
-
-
-def conjugate_gradients(
-    eigenvalues: NDArray[np.float64], right_sides: NDArray[np.float64], iterations: int, tolerance: float
-) -> tuple[NDArray[np.float64], list[list[float]]]:
-    """Solve diagonal systems by conjugate gradients (Hestenes & Stiefel 1952), each frame with its own steps.
-
-    Parameters
-    ----------
-    eigenvalues : ndarray of float64, shape (F, N)
-        Positive diagonal of each frame's matrix.
-    right_sides : ndarray of float64, shape (F, N)
-        Right-hand side b of each frame.
-    iterations : int
-        Most iterations, at least 1.
-    tolerance : float
-        A frame ends, and no longer changes, when its residual is at most `tolerance` times ||b||.
-
-    Returns
-    -------
-    solutions : ndarray of float64, shape (F, N)
-        Last iterate of each frame.
-    residuals : list of list of float
-        ||b - matrix x|| / ||b|| after each iteration, for each frame.
-    """
-    x = np.zeros_like(right_sides)
-    residual, direction = right_sides.copy(), right_sides.copy()
-    squared = np.einsum("fi,fi->f", residual, residual)
-    size = np.sqrt(squared)
-    histories: list[list[float]] = [[] for _ in range(len(x))]
-    is_open = np.ones(len(x), bool)
-    for _ in range(iterations):
-        image = eigenvalues * direction
-        curvature = np.einsum("fi,fi->f", direction, image)
-        # A frame that has ended, or whose residual is exactly zero, takes steps of length zero.
-        step = np.where(is_open, squared, 0.0) / np.where(curvature > 0, curvature, 1.0)
-        x += step[:, None] * direction
-        residual -= step[:, None] * image
-        previous = squared
-        squared = np.einsum("fi,fi->f", residual, residual)
-        direction *= (squared / np.where(previous > 0, previous, 1.0))[:, None]
-        direction += residual
-        relative = np.sqrt(squared) / (size + TINY_NORM)
-        for frame in np.flatnonzero(is_open):
-            histories[frame].append(float(relative[frame]))
-        is_open &= relative > tolerance
-        if not is_open.any():
-            break
-    return x, histories
+        images = np.maximum((s / (s**2 + damping) * explained) @ self._basis.T, 0).astype(np.float32)
+        return [
+            Solution(
+                image,
+                Result.DIRECT,
+                SolveStats(0, (), weights=used, weights_clamped=not self.weights.covers(measurement.snr_db)),
+            )
+            for image, used, measurement in zip(images, weights, measurements, strict=True)
+        ]

@@ -7,12 +7,11 @@ from engine.arrays import Float32Array
 from engine.errors import ConfigError
 from engine.fixed_point.solution import Result, Solution, SolveStats
 from engine.measurement.normalization import NormalizedMeasurement
-from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights
+from engine.solvers.regularization import MethodWeights
 
 
-def check_weights(method: str, weights: MethodWeights) -> None:
-    """Raise ConfigError unless the weights are exactly those of the method."""
-    names = WEIGHT_NAMES[method]
+def check_weights(method: str, weights: MethodWeights, *names: str) -> None:
+    """Raise ConfigError unless the weights have exactly the names that a method has."""
     if set(weights.curves) != set(names):
         raise ConfigError(f"the weights of {method} are {sorted(weights.curves)}; expected {sorted(names)}")
 

@@ -66,7 +66,8 @@ class Judge:
         key = snr_db, tuple(values), iterations
         if key not in self._trials:
             weights = dict(zip(hand_set(self.method).names, values, strict=True))
-            psnr = self._psnr(snr_db, replace(self._settings, weights=weights, max_iterations=iterations))
+            limit = iterations if METHODS[self.method].iterates else None
+            psnr = self._psnr(snr_db, replace(self._settings, weights=weights, max_iterations=limit))
             done = Trial(self.method, snr_db, weights, iterations, float(psnr.mean()), float(psnr.std()))
             self._trials[key] = done
             if self._on_trial is not None:

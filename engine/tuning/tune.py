@@ -102,7 +102,8 @@ def _tune_method(judge: Judge, lattice: Lattice, found: Mapping[str, MethodTunin
         name: SnrCurve(judge.snr_db, tuple(trial.weights[name] for trial in chosen)) for name in hand.names
     }
     weights = MethodWeights(curves, iterations)
-    at_limit = iterations == _iterations(method)[-1] or any(
+    at_limit = len(_iterations(method)) > 1 and iterations == _iterations(method)[-1]
+    at_limit = at_limit or any(
         place in limits
         for snr, point in points.items()
         for place, limits in zip(point, zip(*_box(method, snr, lattice), strict=True), strict=True)
@@ -137,6 +138,9 @@ def _best_points(
 
 
 def _iterations(method: str) -> list[int]:
+    """Return the numbers of iterations to choose from; one in closed form has no choice."""
+    if not METHODS[method].iterates:
+        return [1]
     return [count for count in ITERATIONS if count <= hand_set(method).most_iterations]
 
 

@@ -96,7 +96,7 @@ def open_solver(
     Parameters
     ----------
     method : str
-        One of `engine.networks.manifest.NETWORKS`.
+        One of `engine.reconstruction.methods.METHODS` that has networks.
     operators : Operators
         Of the system matrix.
     blocks : LearnedBlocks

@@ -17,8 +17,8 @@ from benchmarks.contestants.paper import PaperTime
 from benchmarks.convergence import SHOWN, follow
 from benchmarks.quality_time import LIMITS, beside_table_iii
 from engine.fixed_point.solve import FixedPointConfig, solve_fixed_point
-from engine.networks.bundle import default_bundle_path
 from engine.reconstruction.method_settings import MethodSettings
+from engine.reconstruction.methods import default_bundle_path
 
 COLUMNS = {"method", "snr_db", "train_gradient", "test_gradient", "n"}
 

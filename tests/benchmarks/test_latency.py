@@ -25,7 +25,7 @@ TIMED_KEYS = {"name", "backend", "batch", "iterations", "p50_ms", "p99_ms", "p99
 
 MOVING = ["moving phantom, cold", "moving phantom, cold, as short", "moving phantom, warm"]
 
-BASELINES = {"least-squares", "cg-tikhonov", "art", "admm-l1", "admm-tv", "admm-hybrid", "pp-mpi"}
+BASELINES = {"least-squares", "tikhonov", "art", "admm-l1", "admm-tv", "admm-hybrid", "pp-mpi"}
 """The methods that work as installed, besides deq."""
 
 

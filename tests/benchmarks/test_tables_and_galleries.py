@@ -208,4 +208,4 @@ def test_the_papers_tables_rise_with_the_snr_and_hold_their_order() -> None:
             assert levels == sorted(levels)
     assert len(TABLES) == 7 * 3 * 2
     assert paper_figure("deq, authors' weights", 25.0, 0.6) == PaperFigure(34.5, 3.4, 81.3, 8.1)
-    assert paper_figure("cg-tikhonov", 25.0, 0.5) is None
+    assert paper_figure("tikhonov", 25.0, 0.5) is None

@@ -24,12 +24,12 @@ def result() -> TuningResult:
         for count in (20, 40)
         for l1 in (0.1, 1.0)
     ]
-    cg = [trial("cg-tikhonov", snr, {"lambda": 1.0}, 20, snr) for snr in SNRS]
+    cg = [trial("tikhonov", snr, {"lambda": 1.0}, 20, snr) for snr in SNRS]
     constant = SnrCurve.constant(0.1)
     return TuningResult(
         TuningConfig(SNRS, 4),
         {
-            "cg-tikhonov": MethodTuning(
+            "tikhonov": MethodTuning(
                 MethodWeights({"lambda": SnrCurve(SNRS, (1.0, 1.0))}, 20),
                 tuple(cg),
                 (),

@@ -15,9 +15,9 @@ from benchmarks.pages.width_pages import choice, front, rdn_sizes
 from benchmarks.scans.scans import frames_of_test_split, reference_scan
 from benchmarks.width_study import Network
 from engine.mpi.metrics import psnr_db
-from engine.networks.bundle import Bundle, default_bundle_path, load_bundle
+from engine.networks.bundle import Bundle, load_bundle
 from engine.reconstruction.method_settings import MethodSettings
-from engine.reconstruction.methods import open_method
+from engine.reconstruction.methods import default_bundle_path, open_method
 from engine.reconstruction.reconstructor import Reconstructor
 
 COLUMNS = {"parameters", "features", "blocks", "layers", "lc_features", "evaluations"}

@@ -91,7 +91,7 @@ def test_the_engine_reconstructs_what_the_trainer_does(bundle_dir, rdn, lc):
 @pytest.mark.parametrize(
     ("method", "has_lc", "solver", "words"),
     [
-        ("art", False, None, "method is 'art'; expected one of deq, "),
+        ("art", False, None, "method is 'art', which has no networks"),
         ("deq", False, None, "no data consistency was given for method deq; .* networks rdn, lc"),
         ("unrolled", True, FixedPointConfig(), "a data consistency was given for method unrolled"),
         ("unrolled", False, None, "expected the number of iterations that the network was trained for"),

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from engine.fixed_point.solve import FixedPointConfig
-from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.bundle import load_bundle
+from engine.reconstruction.methods import default_bundle_path
 from export.parity.learned_blocks import LearnedBlocks
 from export.parity.parity import measure_parity
 from export.parity.parity_problem import parity_problem, synthetic_operators

@@ -62,9 +62,10 @@ class Admm(ABC):
     """
 
     method: str
+    weight_names: tuple[str, ...]
 
     def __init__(self, operators: Operators, weights: MethodWeights, tolerance: float = TOLERANCE) -> None:
-        check_weights(self.method, weights)
+        check_weights(self.method, weights, *self.weight_names)
         check_tolerance(tolerance)
         self.operators = operators
         self.weights = weights
@@ -102,6 +103,7 @@ class AdmmL1(Admm):
     """R(x) = alpha ||x||_1: weight "l1". The only one for volumes (Nz > 1) too."""
 
     method = "admm-l1"
+    weight_names = ("l1",)
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
         def threshold(v: Float32Array, _noise: Float32Array) -> NDArray[np.floating]:
@@ -123,6 +125,7 @@ class AdmmTv(PlanarAdmm):
     """R(x) = alpha TV(x): weight "tv"."""
 
     method = "admm-tv"
+    weight_names = ("tv",)
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
         dual = _zero_dual(self.operators, len(weights["tv"]))
@@ -135,6 +138,7 @@ class AdmmHybrid(PlanarAdmm):
     """R(x) = alpha_1 ||x||_1 + alpha_TV TV(x): weights "l1" and "tv"."""
 
     method = "admm-hybrid"
+    weight_names = ("l1", "tv")
 
     def _prior(self, weights: FrameWeights) -> ImagePrior:
         dual = _zero_dual(self.operators, len(weights["tv"]))

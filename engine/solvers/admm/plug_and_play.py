@@ -35,6 +35,7 @@ class PlugAndPlay(PlanarAdmm):
     """
 
     method = "pp-mpi"
+    weight_names = ("scale",)
 
     def __init__(
         self,

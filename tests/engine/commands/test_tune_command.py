@@ -12,7 +12,7 @@ from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scanner import PRESETS
 from engine.solvers.regularization import load_weights
 
-METHODS = "art,cg-tikhonov"
+METHODS = "art,tikhonov"
 
 
 def engine(*arguments: object):
@@ -44,9 +44,9 @@ def test_the_weights_say_where_they_come_from(folder) -> None:
     assert source["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (source["split"], source["frames"], source["seed"]) == ("validation", 2, 5)
     assert source["snr_db"] == [20.0, 30.0]
-    assert set(source["psnr_mean_db"]) == {"cg-tikhonov", "art"}
+    assert set(source["psnr_mean_db"]) == {"tikhonov", "art"}
     weights = load_weights(folder / "weights.json")
-    assert set(weights) == {"cg-tikhonov", "art"}
+    assert set(weights) == {"tikhonov", "art"}
     assert weights["art"].curves["lambda"].snr_db == (20.0, 30.0)
 
 
@@ -96,7 +96,7 @@ def test_a_method_that_was_not_tuned_is_one_clear_line(folder, tmp_path) -> None
 def test_a_preset_stands_for_its_calibration(scan, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("engine.tuning.emulation.simulate_calibration", lambda *_: scan.calibration())
     (preset, *_) = PRESETS
-    options = ("--methods", "cg-tikhonov", "--snr", "25", "--frames", 1)
+    options = ("--methods", "tikhonov", "--snr", "25", "--frames", 1)
     result = engine("tune", preset, tmp_path / "weights.json", *options)
     assert result.exit_code == 0, result.output
     source = json.loads((tmp_path / "weights.json").read_text())["source"]
@@ -126,7 +126,7 @@ def test_impossible_options_are_one_clear_line_and_write_nothing(folder, tmp_pat
 
 
 def test_a_bundle_of_another_method_is_one_clear_line(folder, tmp_path) -> None:
-    from engine.networks.bundle import default_bundle_path
+    from engine.reconstruction.methods import default_bundle_path
 
     target = tmp_path / "weights.json"
     result = engine("tune", folder / "system-matrix.mdf", target, "--model", default_bundle_path("deq"))

@@ -9,7 +9,8 @@ import pytest
 
 from engine.errors import BundleError
 from engine.fixed_point.solve import FixedPointConfig
-from engine.networks.bundle import Manifest, default_bundle_path, load_bundle, shipped_bundle_path
+from engine.networks.bundle import Manifest, load_bundle, shipped_bundle_path
+from engine.reconstruction.methods import default_bundle_path
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"
@@ -142,10 +143,7 @@ def set_in(content: dict, path: str, value: object) -> dict:
         ("solver.colour", "red", "colour"),
         ("solver.memory", -1, "memory"),
         ("solver", 3, "solver: .*`int`"),
-        ("solver", None, "solver is None; expected the solver settings of method deq"),
-        ("method", "art", "method is 'art'; expected one of deq, "),
         ("method", ["deq"], "method: .*`str`"),
-        ("method", "pp-mpi", r"networks of method pp-mpi is \['lc', 'rdn'\]; expected \['rdn'\]"),
         ("training", [], "training"),
         ("name", 3, "name: .*`str`"),
         ("opset", "18", "opset"),
@@ -165,19 +163,6 @@ def set_in(content: dict, path: str, value: object) -> dict:
 def test_unexpected_values_are_named(content: dict, path: str, value: object, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         Manifest.from_dict(set_in(content, path, value))
-
-
-def test_every_network_of_the_method_is_required(content: dict) -> None:
-    del content["networks"]["lc"]
-    with pytest.raises(BundleError, match=r"networks of method deq is \['rdn'\]; expected \['lc', 'rdn'\]"):
-        Manifest.from_dict(content)
-
-
-def test_solver_settings_of_a_method_that_does_not_iterate_are_refused(content: dict) -> None:
-    other = json.loads((IMAGE_BUNDLES / "end-to-end" / "manifest.json").read_text())
-    other["solver"] = content["solver"]
-    with pytest.raises(BundleError, match="expected null: method end-to-end does not iterate"):
-        Manifest.from_dict(other)
 
 
 @pytest.mark.parametrize("file", ["../rdn.onnx", "/etc/passwd", "sub/rdn.onnx", "..", "", "a\\b"])
@@ -207,7 +192,7 @@ def test_the_default_bundle_is_of_the_equilibrium_method() -> None:
 def test_methods_without_a_shipped_bundle() -> None:
     with pytest.raises(BundleError, match=r"unrolled.*--model"):
         default_bundle_path("unrolled")
-    with pytest.raises(BundleError, match="method is 'art'; expected one that has networks: deq, "):
+    with pytest.raises(BundleError, match="art has no networks"):
         default_bundle_path("art")
 
 
@@ -226,13 +211,6 @@ def test_a_shipped_bundle_opens_by_its_name_unless_a_folder_has_it(tmp_path: Pat
 def test_a_dual_start_is_a_non_negative_number(content: dict, value: object) -> None:
     content["dual_start"] = value
     with pytest.raises(BundleError, match=r"dual_start(: .*`float`| is .*; expected a non-negative number)"):
-        Manifest.from_dict(content)
-
-
-def test_only_an_equilibrium_starts_with_a_dual() -> None:
-    content = json.loads((IMAGE_BUNDLES / "unrolled" / "manifest.json").read_text())
-    content["dual_start"] = 0.1
-    with pytest.raises(BundleError, match="method unrolled starts with zero duals"):
         Manifest.from_dict(content)
 
 
@@ -259,12 +237,8 @@ def test_a_step_is_an_optional_network_of_the_method_deq() -> None:
     assert list(Manifest.from_dict(content).networks) == ["rdn", "lc"]
 
 
-def test_a_step_of_another_method_or_with_other_inputs_is_refused(tmp_path) -> None:
+def test_a_step_with_other_inputs_is_refused() -> None:
     content = load_bundle(FIXTURE.parent / "step-bundle").manifest.to_dict()
-    other = {**content, "method": "deq-ball", "networks": dict(content["networks"])}
-    del other["networks"]["lc"]
-    with pytest.raises(BundleError, match=r"networks of method deq-ball is .*step"):
-        Manifest.from_dict(other)
     del content["networks"]["step"]["inputs"]["weights"]
     with pytest.raises(BundleError, match=r"networks\.step\.inputs is .*; expected .*weights"):
         Manifest.from_dict(content)

@@ -17,9 +17,10 @@ from engine.mpi.simulation.scan import (
     simulate_calibration,
     simulate_measurement,
 )
-from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.bundle import load_bundle
 from engine.networks.sessions import OnnxConsistency, OnnxPrior
 from engine.operators.operators import Operators
+from engine.reconstruction.methods import default_bundle_path
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares

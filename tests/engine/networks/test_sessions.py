@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from engine.errors import BundleError, PairingError, ProviderError
-from engine.networks.bundle import default_bundle_path, load_bundle
+from engine.networks.bundle import load_bundle
 from engine.networks.sessions import (
     PROVIDERS,
     OnnxConsistency,
@@ -19,6 +19,7 @@ from engine.networks.sessions import (
     SessionTuning,
     open_session,
 )
+from engine.reconstruction.methods import default_bundle_path
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
 IMAGE_BUNDLES = FIXTURE.parent / "image-bundles"

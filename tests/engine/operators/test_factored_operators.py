@@ -22,7 +22,7 @@ from engine.operators.operators_file import DENSE, FIELDS, load_operators, save_
 from engine.reconstruction.reconstructor import Reconstructor
 from engine.solvers.kaczmarz import Kaczmarz
 from engine.solvers.regularization import MethodWeights, SnrCurve
-from engine.solvers.tikhonov import CgTikhonov
+from engine.solvers.tikhonov import Tikhonov
 
 SINGLE = 2e-6
 """Rounding of values of at most 25 to single precision."""
@@ -170,7 +170,7 @@ def test_too_few_rows_for_the_triplets_ask_for_sigma(make_system_matrix) -> None
 def test_the_residual_of_a_report_is_that_of_the_truncated_matrix(small_system_matrix, factored) -> None:
     weights = MethodWeights({"lambda": SnrCurve.constant(0.5)}, 50)
     rows = np.random.default_rng(1).standard_normal(120)
-    found = Reconstructor(CgTikhonov(factored, weights)).reconstruct(rows, sigma=0.7)
+    found = Reconstructor(Tikhonov(factored, weights)).reconstruct(rows, sigma=0.7)
     left, right = factored.left_singular.astype(np.float64), factored.right_singular.astype(np.float64)
     concentration = found.image.reshape(-1).astype(np.float64)
     model = factored.scale * ((factored.singular_values * (concentration @ right)) @ left)

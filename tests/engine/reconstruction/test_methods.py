@@ -83,7 +83,7 @@ def one_line_error(result, text: str) -> None:
 def test_the_methods_are_those_of_the_paper() -> None:
     assert list(METHODS) == [
         "least-squares",
-        "cg-tikhonov",
+        "tikhonov",
         "art",
         "admm-l1",
         "admm-tv",

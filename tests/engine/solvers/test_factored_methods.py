@@ -21,7 +21,7 @@ from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.end_to_end import EndToEnd
 from engine.solvers.least_squares import LeastSquares
 from engine.solvers.regularization import MethodWeights, SnrCurve
-from engine.solvers.tikhonov import CgTikhonov
+from engine.solvers.tikhonov import Tikhonov
 
 N_TRIPLETS = 14
 
@@ -82,7 +82,7 @@ TWENTY = FixedPointConfig(max_iterations=20, tolerance=0.0, memory=0)
 
 METHODS = {
     "least-squares": LeastSquares,
-    "cg-tikhonov": lambda operators: CgTikhonov(operators, constants(50, **{"lambda": 0.5})),
+    "tikhonov": lambda operators: Tikhonov(operators, constants(50, **{"lambda": 0.5})),
     "admm-l1": lambda operators: AdmmL1(operators, constants(20, l1=0.05), tolerance=0.0),
     "admm-tv": lambda operators: AdmmTv(operators, constants(20, tv=0.05), tolerance=0.0),
     "admm-hybrid": lambda operators: AdmmHybrid(operators, constants(20, l1=0.02, tv=0.03), tolerance=0.0),

@@ -33,7 +33,7 @@ SINGLE_PRECISION = 1e-3
 """dB between our image and the closed form: conjugate gradients end at a residual of 1e-4."""
 
 PUBLISHED_ITERATIONS = {
-    "cg-tikhonov": None,
+    "tikhonov": None,
     "art": 10,
     "admm-l1": 200,
     "admm-tv": 100,
@@ -53,7 +53,7 @@ def emulated(small_system_matrix):
 @pytest.fixture(scope="module")
 def art(emulated):
     """Two methods of one weight, tuned coarsely."""
-    return tune(emulated, ("art", "cg-tikhonov"), QUICK)
+    return tune(emulated, ("art", "tikhonov"), QUICK)
 
 
 def closed_form(scan, frames, damping):
@@ -70,9 +70,7 @@ def closed_form(scan, frames, damping):
 
 def test_the_best_tikhonov_weight_is_found(emulated, monkeypatch) -> None:
     monkeypatch.setattr(engine.tuning.tune, "ITERATIONS", (320,))  # converged, so that the closed form holds
-    tuning = tune(emulated, ["cg-tikhonov"], TuningConfig(snr_db=(15.0, 30.0), frames=3)).methods[
-        "cg-tikhonov"
-    ]
+    tuning = tune(emulated, ["tikhonov"], TuningConfig(snr_db=(15.0, 30.0), frames=3)).methods["tikhonov"]
     for chosen in tuning.chosen:
         frames = emulate_frames(emulated, 3, chosen.snr_db, 0, "validation")
         dense = {damping: closed_form(emulated, frames, damping) for damping in 10 ** np.arange(-4, 4, 0.05)}
@@ -104,7 +102,7 @@ def test_the_papers_values_are_tried_and_shown(art) -> None:
     for trial in art.methods["art"].published:
         assert trial.weights == hand_set("art").published_at(trial.snr_db)
         assert trial.iterations == 10
-    assert art.methods["cg-tikhonov"].published == ()  # not in the paper
+    assert art.methods["tikhonov"].published == ()  # not in the paper
     report = tuning_report(art)
     for trial in art.methods["art"].published:
         row = f"| {trial.snr_db:g} | 10 | 1 | {trial.psnr_mean:.2f} ({trial.psnr_std:.2f}) | paper"
@@ -113,7 +111,7 @@ def test_the_papers_values_are_tried_and_shown(art) -> None:
 
 
 def test_the_methods_come_in_their_own_order(art) -> None:
-    assert list(art.methods) == ["cg-tikhonov", "art"]
+    assert list(art.methods) == ["tikhonov", "art"]
 
 
 def test_the_figures_go_with_the_weights(art, tmp_path) -> None:
@@ -128,7 +126,7 @@ def test_the_figures_go_with_the_weights(art, tmp_path) -> None:
 
 def test_a_single_snr_as_used_is_as_tuned(emulated) -> None:
     """One point of a curve holds at every SNR, so the frames' own SNRs change nothing."""
-    tuning = tune(emulated, ["cg-tikhonov"], replace(QUICK, snr_db=(25.0,))).methods["cg-tikhonov"]
+    tuning = tune(emulated, ["tikhonov"], replace(QUICK, snr_db=(25.0,))).methods["tikhonov"]
     assert tuning.as_used == pytest.approx([tuning.chosen[0].psnr_mean], abs=1e-6)
 
 
@@ -233,8 +231,8 @@ def test_impossible_settings_are_one_clear_line(changes, words) -> None:
 @pytest.mark.parametrize(
     ("methods", "words"),
     [
-        (["kaczmarz"], "'kaczmarz'; .*cg-tikhonov, art"),
-        (["deq"], "deq .*cg-tikhonov, art"),
+        (["kaczmarz"], "'kaczmarz'; .*tikhonov, art"),
+        (["deq"], "deq .*tikhonov, art"),
         ([], "no method"),
     ],
 )
@@ -268,9 +266,9 @@ def test_too_few_rows_for_the_noise_are_one_clear_line(make_system_matrix) -> No
 
 
 def test_negative_snrs_can_be_tuned_at(emulated) -> None:
-    tuned = tune(emulated, ["cg-tikhonov"], replace(QUICK, snr_db=(-5.0, 10.0)))
-    assert tuned.weights["cg-tikhonov"].curves["lambda"].snr_db == (-5.0, 10.0)
-    assert isinstance(tuned.weights["cg-tikhonov"].curves["lambda"], SnrCurve)
+    tuned = tune(emulated, ["tikhonov"], replace(QUICK, snr_db=(-5.0, 10.0)))
+    assert tuned.weights["tikhonov"].curves["lambda"].snr_db == (-5.0, 10.0)
+    assert isinstance(tuned.weights["tikhonov"].curves["lambda"], SnrCurve)
 
 
 def test_the_weights_that_ship_were_tuned_and_beat_the_papers() -> None:

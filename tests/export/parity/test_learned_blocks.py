@@ -6,7 +6,7 @@ from torch import nn
 
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import load_bundle
-from engine.networks.manifest import NETWORKS
+from engine.reconstruction.methods import METHODS
 from export.errors import ExportError
 from export.parity.learned_blocks import LearnedBlocks, as_callable, open_solver
 from export.parity.parity_problem import synthetic_operators
@@ -42,7 +42,7 @@ def centre_of_the_ball(_v, y, _mask, _epsilon):
 BLOCKS = LearnedBlocks(lambda v, _noise: v, centre_of_the_ball)
 
 
-@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.networks])
 def test_a_method_is_solved_by_its_own_solver(operators, method):
     assert open_solver(method, operators, BLOCKS, FixedPointConfig()).method == method
 

@@ -249,7 +249,7 @@ def test_metadata_of_schema_1_are_refused_and_say_what_to_do(folder, tensorrt, c
     file = folder / "rdn.plan.json"
     values = json.loads(file.read_text()) | {"schema": 1, "version_compatible": compatible}
     file.write_text(json.dumps(values))
-    fails(folder, BundleError, "schema 1; expected 'deq-mpi-plan', schema 2; build it again: deqmpi-export")
+    fails(folder, BundleError, r"schema 1; .*schema 2.*build it again: deqmpi-export")
     assert tensorrt.loaded == []
 
 

@@ -74,7 +74,7 @@ def planned_bundle(step_bundle, make_engine, install_tensorrt, tmp_path):
         dtypes |= dict.fromkeys(INDICES, "int64")
         folder = Path(shutil.copytree(FIXTURE, tmp_path / "planned", dirs_exist_ok=True))
         (folder / "step.plan").write_bytes(PLAN)
-        metadata = PlanMetadata(recipe, hashlib.sha256(PLAN).hexdigest(), dtypes)
+        metadata = PlanMetadata(recipe, hashlib.sha256(PLAN).hexdigest(), dtypes, None)
         (folder / "step.plan.json").write_text(metadata.to_json())
         return load_bundle(folder)
 
