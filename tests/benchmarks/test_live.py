@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("service")
 
 CASES = (
     Case("strict", {"method": "least-squares"}, {"policy": "every-frame"}),
-    Case("overload", {"method": "cg-tikhonov"}, {"policy": "latest", "deadline_ms": False}, 400.0),
+    Case("overload", {"method": "cg-tikhonov"}, {"policy": "latest", "deadline_ms": None}, 400.0),
 )
 
 
