@@ -113,7 +113,7 @@ def weights_of(name: str, settings: MethodSettings) -> MethodWeights:
             f"engine tune --methods {name}"
         )
     try:
-        weights = table[name].with_constants(settings.weights)
+        weights = table[name].with_weights(settings.weights)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     if settings.max_iterations is not None:

@@ -1,6 +1,5 @@
 """The score of a method's settings: mean pSNR over the validation frames of one SNR."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import METHODS, open_method
 from engine.reconstruction.reconstructor import Reconstructor
-from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights, save_weights
+from engine.solvers.regularization import WEIGHT_NAMES, MethodWeights
 from engine.tuning.emulation import Frames
 from engine.tuning.result import Trial
 
@@ -75,11 +74,8 @@ class Judge:
 
     def as_used(self, weights: MethodWeights) -> tuple[float, ...]:
         """Return the mean pSNR at every SNR with weights that follow the estimated SNR of each frame."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "weights.json"
-            save_weights(file, {self.method: weights}, {})
-            settings = replace(self._settings, weights_file=file)
-            return tuple(float(self._psnr(snr, settings).mean()) for snr in self.snr_db)
+        settings = replace(self._settings, weights=weights.curves, max_iterations=weights.iterations)
+        return tuple(float(self._psnr(snr, settings).mean()) for snr in self.snr_db)
 
     def _psnr(self, snr_db: float, settings: MethodSettings) -> NDArray[np.float64]:
         frames = self._frames[snr_db]
