@@ -63,7 +63,7 @@ def test_lines_shown_are_of_the_form_that_is_written() -> None:
 def test_limits_are_those_of_the_code() -> None:
     assert f"at most {RateLimit().lines} lines are written in {RateLimit().seconds:g} seconds" in PAGE
     assert f"headers of up to {LINE_BYTES // 1024} kB" in PAGE
-    assert f"has {CONNECTION_SECONDS:g} seconds, and {CONNECTIONS} are open at a time" in PAGE
+    assert f"request, has {CONNECTION_SECONDS:g} seconds, and {CONNECTIONS} are open at a time" in PAGE
 
 
 def test_unit_asks_for_no_more_than_it_needs() -> None:

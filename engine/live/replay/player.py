@@ -23,7 +23,7 @@ class Recording:
     frames : ndarray, shape (N, J, C, K) complex64 or (N, J, C, V) float32
         Spectra or time signals.
     is_background : ndarray of bool, shape (N,)
-        Empty frames.
+        Background frames.
     bins : ndarray of int64, shape (K,), or None
         Bins of spectra, increasing.
     """
@@ -83,7 +83,7 @@ def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iter
     rate : float
         Frames per second.
     seconds : float
-        For how long frames of the object are played, after the empty frames that the file begins with.
+        For how long frames of the object are played, after the background frames that the file begins with.
     stream : str
         Name of the run.
 
@@ -95,7 +95,7 @@ def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iter
     foreground = np.flatnonzero(~recording.is_background)
     if not len(foreground):
         raise InputError(
-            "the recording holds empty frames only; expected some of an object; play another one"
+            "the recording holds background frames only; expected some of an object; play another one"
         )
     if not (rate > 0 and seconds > 0):
         raise InputError(f"rate is {rate} and time is {seconds} s; expected positive numbers")

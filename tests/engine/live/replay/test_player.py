@@ -96,6 +96,6 @@ def test_what_cannot_be_played(scan, spectra):
     recording = open_recording(scan.measurement(spectra, MASK))
     with pytest.raises(InputError, match="rate is 0"):
         next(play(recording, rate=0, seconds=1, stream=""))
-    empty = replace(recording, is_background=np.ones(5, bool))
-    with pytest.raises(InputError, match="empty frames only"):
-        next(play(empty, rate=1, seconds=1, stream=""))
+    background = replace(recording, is_background=np.ones(5, bool))
+    with pytest.raises(InputError, match="background frames only"):
+        next(play(background, rate=1, seconds=1, stream=""))
