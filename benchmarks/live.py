@@ -1,4 +1,4 @@
-"""The live service under its clock: recordings played at the scanner's rate and beyond, every frame counted.
+"""The live service under its clock: measurements played at the scanner's rate and beyond, each frame counted.
 
 Service, player and subscriber are processes of their own that talk over ZeroMQ, as on a scanner's computer;
 times are from before a frame is sent until its image is there. What is played is a moving phantom at 25 dB,
@@ -21,7 +21,7 @@ from engine.calibration.calibrate import calibrate
 from engine.live.loop.counters import Counters
 from engine.live.loop.loop_config import LoopConfig
 from engine.live.recording.config import RecordingConfig
-from engine.live.replay.player import Recording, open_recording
+from engine.live.replay.player import MeasuredFrames, measured_frames
 from engine.live.replay.replay import replay
 from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.live.service.service_process import ServiceProcess
@@ -156,9 +156,9 @@ class Stage:
         calibration = simulate_calibration(scanner)
         write_mdf(folder / "system-matrix.mdf", calibration)
         save_operators(folder / "operators.h5", calibrate(calibration))
-        self._scenes: dict[str, Recording] = {
-            "changing": open_recording(simulate_measurement(scanner, 32, SNR_DB).file),
-            "moving": open_recording(simulate_moving_measurement(scanner, 46, SNR_DB).file),
+        self._scenes: dict[str, MeasuredFrames] = {
+            "changing": measured_frames(simulate_measurement(scanner, 32, SNR_DB).file),
+            "moving": measured_frames(simulate_moving_measurement(scanner, 46, SNR_DB).file),
         }
 
     def play(self, case: Case, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`engine replay`: a recording played through the live service, with an account of every frame."""
+"""`engine replay`: a measurement played through the live service, with an account of every frame."""
 
 import json
 from pathlib import Path
@@ -65,11 +65,11 @@ def replay(
     Example: engine replay scan/measurement.mdf --operators operators.h5 --seconds 60
     """
     with live_extra():
-        from engine.live.replay.player import open_recording
+        from engine.live.replay.player import measured_frames
         from engine.live.replay.replay import replay as play_into
         from engine.live.service.service_process import ServiceProcess
 
-    recording = open_recording(read_mdf(measurement))
+    measured = measured_frames(read_mdf(measurement))
     config = LiveConfig(
         MethodConfig(
             operators,
@@ -84,7 +84,7 @@ def replay(
     click.echo(f"starting the service, then playing {rate:g} frames per second for {seconds:g} s", err=True)
     with ServiceProcess(config) as service:
         found = play_into(
-            recording, service.frames_endpoint, service.images_endpoint, rate=rate, seconds=seconds
+            measured, service.frames_endpoint, service.images_endpoint, rate=rate, seconds=seconds
         )
     if report is not None:
         with atomic_path(report) as temporary:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from engine.cli import main
 from engine.errors import LiveError
 from engine.live.loop.loop_config import LoopConfig
-from engine.live.replay.player import open_recording
+from engine.live.replay.player import measured_frames
 from engine.live.replay.replay import replay
 from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.live.service.service import LiveService
@@ -29,13 +29,13 @@ RATE, SECONDS = 300.0, 0.5
 
 
 @pytest.fixture
-def recording(scan, image, raw):
+def measured(scan, image, raw):
     frames = np.stack([raw(0).data, raw(1).data, raw(2, image).data, raw(3, image).data])
-    return open_recording(scan.measurement(frames, np.array([True, True, False, False])))
+    return measured_frames(scan.measurement(frames, np.array([True, True, False, False])))
 
 
 @pytest.mark.parametrize("policy", ["latest", "block-average", "every-frame"])
-def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, recording, policy):
+def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, measured, policy):
     save_operators(tmp_path / "operators.h5", operators)
     seen = []
     method = MethodConfig(tmp_path / "operators.h5", "least-squares")
@@ -49,7 +49,7 @@ def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, recordi
     publisher.start()
     try:
         report = replay(
-            recording,
+            measured,
             service.frames_endpoint,
             service.images_endpoint,
             rate=RATE,
