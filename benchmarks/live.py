@@ -1,11 +1,10 @@
-"""The live service under its clock: recordings played at the scanner's rate and beyond, every frame counted.
+"""The live service under its clock: measurements played at the scanner's rate and beyond, each frame counted.
 
 Service, player and subscriber are processes of their own that talk over ZeroMQ, as on a scanner's computer;
 times are from before a frame is sent until its image is there. What is played is a moving phantom at 25 dB,
 and phantoms that change with every frame, of which none can start warm.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,11 @@ from benchmarks.harness.benchmark_run import BenchmarkRun
 from benchmarks.harness.record import markdown_table
 from engine.calibration.calibrate import calibrate
 from engine.live.loop.counters import Counters
-from engine.live.replay.player import Recording, open_recording
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.recording.config import RecordingConfig
+from engine.live.replay.player import MeasuredFrames, measured_frames
 from engine.live.replay.replay import replay
+from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.live.service.service_process import ServiceProcess
 from engine.mpi.mdf import write_mdf
 from engine.mpi.simulation.scan import (
@@ -53,9 +55,9 @@ class Case:
     name : str
         What is tried.
     settings : mapping
-        Keys of `[reconstruction]`.
+        Of `MethodConfig`.
     loop : mapping
-        Keys of `[loop]`.
+        Of `LoopConfig`.
     rate, seconds : float
         Frames per second, and for how long.
     scene : str
@@ -95,7 +97,7 @@ CASES = (
         Case(
             f"overload without deadline: {policy}",
             FAST,
-            {"policy": policy, "deadline_ms": False},
+            {"policy": policy, "deadline_ms": None},
             OVERLOAD,
             20.0,
         )
@@ -154,17 +156,15 @@ class Stage:
         calibration = simulate_calibration(scanner)
         write_mdf(folder / "system-matrix.mdf", calibration)
         save_operators(folder / "operators.h5", calibrate(calibration))
-        self._scenes: dict[str, Recording] = {
-            "changing": open_recording(simulate_measurement(scanner, 32, SNR_DB).file),
-            "moving": open_recording(simulate_moving_measurement(scanner, 46, SNR_DB).file),
+        self._scenes: dict[str, MeasuredFrames] = {
+            "changing": measured_frames(simulate_measurement(scanner, 32, SNR_DB).file),
+            "moving": measured_frames(simulate_moving_measurement(scanner, 46, SNR_DB).file),
         }
 
     def play(self, case: Case, seconds: float) -> dict[str, Any]:
         """Return the account of one case."""
-        config = self._folder / "live.toml"
-        config.write_text(_toml(case), encoding="utf-8")
         memory: list[float] = []
-        with ServiceProcess(config) as service:
+        with ServiceProcess(self._config(case)) as service:
 
             def sample(_counters: Counters) -> None:
                 memory.append(resident_mb(service.process.pid))
@@ -183,6 +183,15 @@ class Stage:
             "growth_mb": float(settled[-1] - settled[0]),
         }
 
+    def _config(self, case: Case) -> LiveConfig:
+        recording = RecordingConfig(self._folder / "recordings", self._folder / "system-matrix.mdf")
+        return LiveConfig(
+            MethodConfig(self._folder / "operators.h5", **case.settings),
+            LoopConfig(**{"deadline_ms": DEADLINE_MS, **case.loop}),
+            EndpointConfig(frames="tcp://127.0.0.1:*", images="tcp://127.0.0.1:*"),
+            recording=recording if case.is_recorded else None,
+        )
+
 
 def resident_mb(pid: int) -> float:
     """Return the resident memory of a process in MB, from Linux's /proc; NaN elsewhere."""
@@ -191,20 +200,6 @@ def resident_mb(pid: int) -> float:
         return float("nan")
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024 / MEGABYTE
-
-
-def _toml(case: Case) -> str:
-    tables = {
-        "reconstruction": {"operators": "operators.h5", **case.settings},
-        "loop": {"deadline_ms": DEADLINE_MS, **case.loop},
-        "endpoints": {"frames": "tcp://127.0.0.1:*", "images": "tcp://127.0.0.1:*"},
-    }
-    if case.is_recorded:
-        tables["recording"] = {"folder": "recordings", "template": "system-matrix.mdf"}
-    lines = []
-    for table, values in tables.items():
-        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    return "\n".join(lines) + "\n"
 
 
 def _account(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def measure(rate: float, count: int) -> dict[str, Any]:
     with ImageSocket("tcp://127.0.0.1:*") as images:
         values = np.zeros(GRID.volume_shape, np.float32)
 
-        def answer(frame: RawFrame) -> None:
+        def answer(frame: RawFrame, _parts: list[bytes]) -> None:
             images.send(encode_image(_image(values, frame.sequence), Counters()))
 
         with FrameSocket("tcp://127.0.0.1:*", LARGEST, answer, refused.append) as frames:

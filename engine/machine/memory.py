@@ -1,25 +1,21 @@
 """Room for a batch, asked for before the first frame: Linux promises memory that it does not have."""
 
-from pathlib import Path
+import psutil
 
 from engine.errors import ConfigError
-
-MEMINFO = Path("/proc/meminfo")
 
 MEGABYTE = 2**20
 
 
 def available_bytes() -> int | None:
-    """Return the bytes that can still be had without swapping; None where the system does not say."""
+    """Return the bytes that can still be had without swapping; None where the system does not say.
+
+    The limits of a container or control group are not in it.
+    """
     try:
-        lines = MEMINFO.read_text(encoding="ascii").splitlines()
-    except OSError:
+        return int(psutil.virtual_memory().available)
+    except OSError:  # Linux tells it in /proc/meminfo, which a sandbox may hide
         return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return 1024 * int(value.split()[0])
-    return None
 
 
 def require_memory(n_bytes: int, purpose: str, remedy: str) -> None:

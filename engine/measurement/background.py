@@ -9,10 +9,11 @@ from engine.measurement.raw_frame import RawFrame
 class RunningBackground:
     """Background: the mean of what the scanner receives without a sample, followed while it drifts.
 
-    The mean is that of all empty frames until there are `window` of them, and forgets with a time constant of
-    `window` frames from then on. It is kept as spectra, so that it outlives a change of operators.
+    The mean is that of all background frames until there are `window` of them, and forgets with a time
+    constant of `window` frames from then on. It is kept as spectra, so that it outlives a change of
+    operators.
 
-    Noise comes from differences of consecutive empty frames, var = |b_k - b_(k-1)|^2 / 2 per real
+    Noise comes from differences of consecutive background frames, var = |b_k - b_(k-1)|^2 / 2 per real
     component, so that drift does not count as noise.
 
     Parameters
@@ -36,7 +37,7 @@ class RunningBackground:
 
     @property
     def n_frames(self) -> int:
-        """Empty frames seen since the start."""
+        """Background frames seen since the start."""
         return self._count
 
     @property
@@ -59,7 +60,7 @@ class RunningBackground:
         return self._count > 0 and self._layout == layout_of(frame)
 
     def update(self, frame: RawFrame, spectra: NDArray[np.complex128]) -> None:
-        """Take an empty frame in; one of another layout starts anew.
+        """Take a background frame in; one of another layout starts anew.
 
         Parameters
         ----------

@@ -13,14 +13,14 @@ class RawFrame:
     Attributes
     ----------
     sequence : int
-        Number within the stream, from 0; it grows by 1 from frame to frame, empty frames included.
+        Number within the stream, from 0; it grows by 1 from frame to frame, background frames included.
     data : ndarray
         Complex: unnormalised forward FFT of each period, shape (J, C, K). Real: time signals, shape
         (J, C, V), in the unit of the calibration or as raw counts.
     stream : str
         Name that the producer gives to one uninterrupted run; a new name restarts the numbers.
     is_background : bool
-        Whether it was taken with the scanner empty.
+        Whether it is a background frame: taken with the scanner empty.
     bins : ndarray of int64, shape (K,), optional
         Bins of spectra, 0-based on the full axis, increasing. None for the full axis (V // 2 + 1), or else
         for the bins of the calibration.

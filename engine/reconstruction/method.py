@@ -12,7 +12,7 @@ from engine.networks.bundle import Bundle, load_bundle, shipped_bundle_path
 from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.solvers.frame_solver import FrameSolver
-from engine.solvers.regularization import MethodWeights, load_weights
+from engine.solvers.regularization import MethodWeights, SnrCurve, load_weights
 
 if TYPE_CHECKING:
     from engine.networks.sessions import OnnxConsistency, OnnxPrior
@@ -185,7 +185,7 @@ class Opening:
 
 
 def weights_of(name: str, method: Method, settings: MethodSettings) -> MethodWeights:
-    """Return the hand-set weights of a method: those of the file, with the settings' own values on top.
+    """Return the hand-set weights of a method: the settings' own, else those of the file.
 
     Raises
     ------
@@ -193,6 +193,25 @@ def weights_of(name: str, method: Method, settings: MethodSettings) -> MethodWei
         If the file does not hold the method, or other weights than its own, or a weight of the settings is
         none of them.
     """
+    names = () if method.weights is None else method.weights.names
+    if set(settings.weights) == set(names):
+        tuned = load_weights(settings.weights_file).get(name)
+        base = MethodWeights(
+            dict.fromkeys(names, SnrCurve.constant(1.0)), 1 if tuned is None else tuned.iterations
+        )
+    else:
+        base = _tuned_weights(name, names, settings)
+    try:
+        weights = base.with_weights(settings.weights)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if settings.max_iterations is not None:
+        weights = replace(weights, iterations=settings.max_iterations)
+    return weights
+
+
+def _tuned_weights(name: str, names: tuple[str, ...], settings: MethodSettings) -> MethodWeights:
+    """Return the weights of a file; all of them must be there, and no others."""
     file = settings.weights_file or "the file that ships"
     table = load_weights(settings.weights_file)
     if name not in table:
@@ -200,18 +219,11 @@ def weights_of(name: str, method: Method, settings: MethodSettings) -> MethodWei
             f"{file} holds no weights of {name}, only of {', '.join(table)}; tune it with engine tune "
             f"--methods {name}"
         )
-    names = () if method.weights is None else method.weights.names
     if set(table[name].curves) != set(names):
         raise ConfigError(
             f"{file}: the weights of {name} are {sorted(table[name].curves)}; expected {sorted(names)}"
         )
-    try:
-        weights = table[name].with_constants(settings.weights)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    if settings.max_iterations is not None:
-        weights = replace(weights, iterations=settings.max_iterations)
-    return weights
+    return table[name]
 
 
 def bundle_that_ships(name: str, method: Method) -> Path:

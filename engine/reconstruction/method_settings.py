@@ -8,6 +8,7 @@ from typing import Literal
 
 from engine.errors import ConfigError
 from engine.machine.two_cores import Threads
+from engine.solvers.regularization import SnrCurve
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class MethodSettings:
         `Reconstructor`.
     weights_file : Path or str, optional
         Hand-set weights by method and SNR (`engine.solvers.regularization`), as `engine tune` writes them.
-    weights : mapping of str to float
-        Hand-set weights by name, which then hold at every SNR.
+    weights : mapping of str to float or SnrCurve
+        Hand-set weights by name: a number holds at every SNR, a curve follows the SNR.
     row_order : str, optional
         Order in which ART visits the rows: "sequential", "shuffled" or "random".
     row_weighting : str, optional
@@ -55,7 +56,7 @@ class MethodSettings:
     threads: Threads | None = None
     warm_start: bool | None = None
     weights_file: Path | str | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | SnrCurve] = field(default_factory=dict)
     row_order: Literal["sequential", "shuffled", "random"] | None = None
     row_weighting: Literal["none", "l2"] | None = None
 
@@ -67,7 +68,7 @@ class MethodSettings:
         if isinstance(self.threads, bool | float) or self.threads not in (None, 1, 2, "auto"):
             raise ConfigError(f"threads is {self.threads!r}; expected 1, 2 or auto")
         for name, value in self.weights.items():
-            if not (math.isfinite(value) and value > 0):
+            if not isinstance(value, SnrCurve) and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"weight {name} is {value!r}; expected a positive number")
 
     def given(self) -> list[str]:

@@ -126,19 +126,22 @@ class MethodWeights:
         """Whether all weights were tuned for this SNR."""
         return all(curve.covers(snr_db) for curve in self.curves.values())
 
-    def with_constants(self, values: Mapping[str, float]) -> "MethodWeights":
-        """Return these weights with some replaced by values that hold at every SNR.
+    def with_weights(self, weights: Mapping[str, float | SnrCurve]) -> "MethodWeights":
+        """Return these weights with some replaced: by a number for every SNR, or by a curve.
 
         Raises
         ------
         ConfigError
             If a name is not one of the method's weights, or a value is not a positive number.
         """
-        unknown = sorted(set(values) - set(self.curves))
+        unknown = sorted(set(weights) - set(self.curves))
         if unknown:
             raise ConfigError(f"unknown weight {unknown[0]!r}; expected {' or '.join(self.curves)}")
-        constants = {name: SnrCurve.constant(value) for name, value in values.items()}
-        return MethodWeights({**self.curves, **constants}, self.iterations)
+        curves = {
+            name: weight if isinstance(weight, SnrCurve) else SnrCurve.constant(weight)
+            for name, weight in weights.items()
+        }
+        return MethodWeights({**self.curves, **curves}, self.iterations)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The score of a method's settings: mean pSNR over the validation frames of one SNR."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from engine.operators.operators import Operators
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import METHODS, hand_set, open_method
 from engine.reconstruction.reconstructor import Reconstructor
-from engine.solvers.regularization import MethodWeights, save_weights
+from engine.solvers.regularization import MethodWeights, SnrCurve
 from engine.tuning.emulation import Frames
 from engine.tuning.result import Trial
 
@@ -66,8 +65,7 @@ class Judge:
         key = snr_db, tuple(values), iterations
         if key not in self._trials:
             weights = dict(zip(hand_set(self.method).names, values, strict=True))
-            limit = iterations if METHODS[self.method].iterates else None
-            psnr = self._psnr(snr_db, replace(self._settings, weights=weights, max_iterations=limit))
+            psnr = self._psnr(snr_db, self._with(weights, iterations))
             done = Trial(self.method, snr_db, weights, iterations, float(psnr.mean()), float(psnr.std()))
             self._trials[key] = done
             if self._on_trial is not None:
@@ -76,11 +74,12 @@ class Judge:
 
     def as_used(self, weights: MethodWeights) -> tuple[float, ...]:
         """Return the mean pSNR at every SNR with weights that follow the estimated SNR of each frame."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "weights.json"
-            save_weights(file, {self.method: weights}, {})
-            settings = replace(self._settings, weights_file=file)
-            return tuple(float(self._psnr(snr, settings).mean()) for snr in self.snr_db)
+        settings = self._with(weights.curves, weights.iterations)
+        return tuple(float(self._psnr(snr, settings).mean()) for snr in self.snr_db)
+
+    def _with(self, weights: Mapping[str, float | SnrCurve], iterations: int) -> MethodSettings:
+        limit = iterations if METHODS[self.method].iterates else None
+        return replace(self._settings, weights=weights, max_iterations=limit)
 
     def _psnr(self, snr_db: float, settings: MethodSettings) -> NDArray[np.float64]:
         frames = self._frames[snr_db]

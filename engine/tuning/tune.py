@@ -6,6 +6,7 @@ better, each with the weights that are best at it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from engine.errors import ConfigError
@@ -69,7 +70,9 @@ def tune(
     if config.model is not None and not any(METHODS[method].networks for method in ordered):
         raise ConfigError(f"a model has no meaning for {', '.join(ordered)}; leave it out or tune pp-mpi too")
     for method in ordered:
-        open_method(method, scan.operators, settings_of(method, config.model))  # what is missing shows now
+        weights = hand_set(method).published_at(min(config.snr_db))
+        settings = replace(settings_of(method, config.model), weights=weights)
+        open_method(method, scan.operators, settings)  # what is missing shows now
     frames = {
         snr: emulate_frames(scan, config.frames, snr, config.seed, "validation")
         for snr in sorted(config.snr_db)

@@ -12,7 +12,7 @@ from benchmarks.live import Case, resident_mb
 
 CASES = (
     Case("strict", {"method": "least-squares"}, {"policy": "every-frame"}),
-    Case("overload", {"method": "tikhonov"}, {"policy": "latest", "deadline_ms": False}, 400.0),
+    Case("overload", {"method": "tikhonov"}, {"policy": "latest", "deadline_ms": None}, 400.0),
 )
 
 

@@ -45,7 +45,7 @@ def test_scanner() -> None:
     rejected: list[Exception] = []
     complete = threading.Event()
 
-    def take(frame: RawFrame) -> None:
+    def take(frame: RawFrame, _parts: list[bytes]) -> None:
         frames.append(frame)
         if len(frames) == 5:
             complete.set()

@@ -13,7 +13,7 @@ from engine.live.loop.live_image import BackgroundState
 from engine.live.service.logs import FIXED_KEYS, RateLimit
 from engine.live.service.metrics import LiveMetrics
 from engine.live.service.state import Health, ServiceState
-from engine.live.service.status_server import CONNECTIONS, REQUEST_BYTES, REQUEST_SECONDS
+from engine.live.service.status_server import CONNECTION_SECONDS, CONNECTIONS, LINE_BYTES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -62,8 +62,8 @@ def test_lines_shown_are_of_the_form_that_is_written() -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     assert f"at most {RateLimit().lines} lines are written in {RateLimit().seconds:g} seconds" in PAGE
-    assert f"up to {REQUEST_BYTES // 1024} kB that arrive within {REQUEST_SECONDS:g} seconds" in PAGE
-    assert f"{CONNECTIONS} at a time" in PAGE
+    assert f"headers of up to {LINE_BYTES // 1024} kB" in PAGE
+    assert f"request, has {CONNECTION_SECONDS:g} seconds, and {CONNECTIONS} are open at a time" in PAGE
 
 
 def test_unit_asks_for_no_more_than_it_needs() -> None:

@@ -1,13 +1,14 @@
-"""`engine replay`: a recording played through the live service, with an account of every frame."""
+"""`engine replay`: a measurement played through the live service, with an account of every frame."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import click
 
 from engine.commands.arguments import live_extra
 from engine.live.loop.late_frames import POLICIES
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.machine.atomic_write import atomic_path
 from engine.mpi.mdf import read_mdf
 
@@ -64,36 +65,27 @@ def replay(
     Example: engine replay scan/measurement.mdf --operators operators.h5 --seconds 60
     """
     with live_extra():
-        from engine.live.replay.player import open_recording
+        from engine.live.replay.player import measured_frames
         from engine.live.replay.replay import replay as play_into
         from engine.live.service.service_process import ServiceProcess
 
-    recording = open_recording(read_mdf(measurement))
-    bundle = Path(model)
-    lines = [
-        "[reconstruction]",
-        f"operators = {json.dumps(str(operators.resolve()))}",
-        f"model = {json.dumps(str(bundle.resolve()) if bundle.is_dir() else model)}",
-        f"threads = {threads if threads.isdigit() else json.dumps(threads)}",
-        f"warm_start = {json.dumps(warm_start)}",
-        *([] if tolerance is None else [f"tolerance = {tolerance}"]),
-        "[loop]",
-        f'policy = "{policy}"',
-        *([f"deadline_ms = {deadline}"] if deadline else ["deadline_ms = false"]),
-        "[endpoints]",
-        'frames = "tcp://127.0.0.1:*"',
-        'images = "tcp://127.0.0.1:*"',
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "live.toml"
-        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        click.echo(
-            f"starting the service, then playing {rate:g} frames per second for {seconds:g} s", err=True
+    measured = measured_frames(read_mdf(measurement))
+    config = LiveConfig(
+        MethodConfig(
+            operators,
+            model=model,
+            threads="auto" if threads == "auto" else int(threads),
+            warm_start=warm_start,
+            tolerance=tolerance,
+        ),
+        LoopConfig(policy=policy, deadline_ms=deadline or None),
+        EndpointConfig(frames="tcp://127.0.0.1:*", images="tcp://127.0.0.1:*"),
+    )
+    click.echo(f"starting the service, then playing {rate:g} frames per second for {seconds:g} s", err=True)
+    with ServiceProcess(config) as service:
+        found = play_into(
+            measured, service.frames_endpoint, service.images_endpoint, rate=rate, seconds=seconds
         )
-        with ServiceProcess(config) as service:
-            found = play_into(
-                recording, service.frames_endpoint, service.images_endpoint, rate=rate, seconds=seconds
-            )
     if report is not None:
         with atomic_path(report) as temporary:
             temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`engine send`: a recording played into a service that runs already."""
+"""`engine send`: a measurement played into a service that runs already."""
 
 import time
 from pathlib import Path
@@ -26,13 +26,13 @@ def send(measurement: Path, endpoint: str, rate: float, seconds: float) -> None:
     Example: engine send scan/measurement.mdf --seconds 60
     """
     with live_extra():
-        from engine.live.replay.player import open_recording, play
+        from engine.live.replay.player import measured_frames, play
         from engine.live.wire.producer import producer
 
-    recording = open_recording(read_mdf(measurement))
+    measured = measured_frames(read_mdf(measurement))
     with producer(endpoint) as push:
         count = 0
-        for frame in play(recording, rate, seconds, stream=f"send-{time.time_ns()}"):
+        for frame in play(measured, rate, seconds, stream=f"send-{time.time_ns()}"):
             push(frame)
             count += 1
     click.echo(f"sent {count} frames")

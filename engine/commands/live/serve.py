@@ -22,7 +22,7 @@ STATUS_S = 1.0
     "--config",
     type=click.Path(path_type=Path),
     required=True,
-    help="TOML file: operators, model, policy, endpoints, recording.",
+    help="TOML file: operators, model, policy, endpoints, recording; - for standard input.",
 )
 @click.option(
     "--log-format",

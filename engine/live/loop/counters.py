@@ -25,8 +25,8 @@ class DropReason(StrEnum):
 class Counters:
     """The account of a moment.
 
-    frames_in = images_out + averaged + sum of dropped + in_flight holds in every one of them. Empty frames
-    and messages that were no frames are counted apart.
+    frames_in = images_out + averaged + sum of dropped + in_flight holds in every one of them. Background
+    frames and messages that were no frames are counted apart.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Counters:
     in_flight : int
         Frames that wait or are being reconstructed.
     background_in : int
-        Empty frames.
+        Background frames.
     late : int
         Images that came out after their deadline.
     not_converged : int
@@ -88,7 +88,7 @@ class Ledger:
             self._frames_in += 1
 
     def background(self) -> None:
-        """Count an empty frame."""
+        """Count a background frame."""
         with self._lock:
             self._background_in += 1
 

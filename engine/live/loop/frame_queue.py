@@ -23,7 +23,7 @@ class Batch:
     Attributes
     ----------
     background : tuple of RawFrame
-        Empty frames that came since the last batch, the oldest first.
+        Background frames that came since the last batch, the oldest first.
     frames : tuple of WaitingFrame
         Frames of the next image, the newest last; empty if none waits.
     has_gap : bool
@@ -49,7 +49,7 @@ class FrameQueue:
     capacity : int
         How many.
     background_capacity : int
-        Empty frames that may wait; beyond it the oldest is passed over.
+        Background frames that may wait; beyond it the oldest is passed over.
     ledger : Ledger
         Gets the counts.
     clock_jump_s : float
@@ -86,7 +86,7 @@ class FrameQueue:
         Parameters
         ----------
         frame : RawFrame
-            Of the object, or empty.
+            Of the object, or a background frame.
         wait_s : float
             How long to wait for a place, where the policy refuses frames.
 

@@ -19,8 +19,8 @@ from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 
 @dataclass(frozen=True)
-class Made:
-    """An image, and the parts of its `LiveReport` that are known with it."""
+class AssessedImage:
+    """An image, and what of its `LiveReport` is known when it is made: what to doubt about it."""
 
     reconstruction: Reconstruction
     flags: tuple[Flag, ...]
@@ -59,7 +59,9 @@ class FrameToImage:
         """Return the spectra (J, C, K) of a frame in the unit of the receiver."""
         return self._rows.spectra(frame)
 
-    def make(self, frames: Sequence[RawFrame], background: RunningBackground, deadline: float | None) -> Made:
+    def make(
+        self, frames: Sequence[RawFrame], background: RunningBackground, deadline: float | None
+    ) -> AssessedImage:
         """Reconstruct the mean of some frames.
 
         Parameters
@@ -96,7 +98,7 @@ class FrameToImage:
         flags += self._doubts(found, sigma, ratio, len(frames))
         if saturated:
             flags.append(Flag.SATURATED)
-        return Made(found, tuple(flags), tuple(sorted(saturated)), ratio)
+        return AssessedImage(found, tuple(flags), tuple(sorted(saturated)), ratio)
 
     def background_state(
         self, background: RunningBackground, frame: RawFrame | None, age_s: float | None

@@ -54,10 +54,10 @@ class LiveReport:
     saturated_channels : tuple of int
         Receive channels that reached their limit, 0-based.
     residual_ratio : float or None
-        ||A x - y|| over epsilon', which counts the noise of the empty frames (that of the calibration while
-        there are none) and `LoopConfig.model_error` of the data. `FrameReport.residual_over_epsilon` has the
-        noise estimated from the frame itself, in which data of another scanner state look like noise. None
-        where that is not known.
+        ||A x - y|| over epsilon', which counts the noise of the background frames (that of the calibration
+        while there are none) and `LoopConfig.model_error` of the data. `FrameReport.residual_over_epsilon`
+        has the noise estimated from the frame itself, in which data of another scanner state look like noise.
+        None where that is not known.
     frame : FrameReport
         What the reconstructor did.
     """
@@ -91,7 +91,7 @@ class BackgroundState:
     Attributes
     ----------
     n_frames : int
-        Empty frames seen; 0 while nothing is subtracted.
+        Background frames seen; 0 while nothing is subtracted.
     age_s : float or None
         Since the newest of them.
     sigma : float or None

@@ -11,7 +11,7 @@ from engine.errors import DeqMpiError, InputError, LiveError, PairingError
 from engine.live.loop.counters import Counters, DropReason, Ledger
 from engine.live.loop.events import Event, OnEvent, ignore
 from engine.live.loop.frame_queue import Batch, FrameQueue
-from engine.live.loop.frame_to_image import FrameToImage, Made
+from engine.live.loop.frame_to_image import AssessedImage, FrameToImage
 from engine.live.loop.late_frames import POLICIES, WaitingFrame
 from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.loop.loop_config import LoopConfig
@@ -290,11 +290,11 @@ class LiveReconstructor:
         begun = time.perf_counter()
         self._in_hand = usable[0].pushed
         try:
-            made = self._made(usable)
+            assessed = self._assessed_image(usable)
         finally:
             self._in_hand = None
-        if made is not None:
-            self._hand_on(self._live_image(usable, made, batch.has_gap, begun))
+        if assessed is not None:
+            self._hand_on(self._live_image(usable, assessed, batch.has_gap, begun))
 
     def _is_usable(self, waiting: WaitingFrame) -> bool:
         try:
@@ -310,7 +310,7 @@ class LiveReconstructor:
         self._say("frame-dropped", logging.WARNING, sequence=waiting.place[1], reason=reason, error=message)
         return False
 
-    def _made(self, usable: list[WaitingFrame]) -> Made | None:
+    def _assessed_image(self, usable: list[WaitingFrame]) -> AssessedImage | None:
         """Return the image; None if even the reconstructor before a swap fails."""
         deadline = None
         if self.config.deadline_ms is not None:
@@ -328,11 +328,13 @@ class LiveReconstructor:
                 self._say("frame-failed", logging.ERROR, sequence=frames[-1].sequence, error=message)
                 return None
 
-    def _live_image(self, usable: list[WaitingFrame], made: Made, has_gap: bool, begun: float) -> LiveImage:
+    def _live_image(
+        self, usable: list[WaitingFrame], assessed: AssessedImage, has_gap: bool, begun: float
+    ) -> LiveImage:
         newest, finished = usable[-1], time.perf_counter()
         latency_ms = 1e3 * (finished - newest.pushed)
         self._describe_background(newest.frame)
-        flags = list(made.flags)
+        flags = list(assessed.flags)
         if self.config.deadline_ms is not None and latency_ms > self.config.deadline_ms:
             flags.insert(0, Flag.LATE)
         if has_gap:
@@ -355,11 +357,11 @@ class LiveReconstructor:
             waited_ms=1e3 * (begun - newest.pushed),
             latency_ms=latency_ms,
             flags=tuple(flags),
-            saturated_channels=made.saturated_channels,
-            residual_ratio=made.residual_ratio,
-            frame=made.reconstruction.report,
+            saturated_channels=assessed.saturated_channels,
+            residual_ratio=assessed.residual_ratio,
+            frame=assessed.reconstruction.report,
         )
-        found = made.reconstruction
+        found = assessed.reconstruction
         return LiveImage(
             found.image, found.interval, self._maker.operators.grid, self._background_state, report
         )

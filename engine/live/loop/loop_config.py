@@ -26,7 +26,7 @@ class LoopConfig:
     queue_frames : int
         Frames that may wait.
     background_frames : int
-        Empty frames that the running background remembers.
+        Background frames that the running background remembers.
     background_max_age_s : float
         An older background is flagged.
     max_residual : float
@@ -34,7 +34,7 @@ class LoopConfig:
     model_error : float
         Residual that a good calibration leaves besides the noise, relative to the data.
     noise_range : tuple of float
-        Noise of the empty frames over that of the calibration, least and most that is not flagged.
+        Noise of the background frames over that of the calibration, least and most that is not flagged.
     saturation : float or None
         Largest |raw value| of a receive channel; None for the ends of an integer type.
     conversion : tuple of (float, float), optional

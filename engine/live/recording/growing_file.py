@@ -99,7 +99,7 @@ class GrowingFile:
         try:
             # Shared, so that anyone may read; who wants to recover the file asks for it alone.
             fcntl.flock(self._file, fcntl.LOCK_SH)
-            self.capacity = self._room(capacity)
+            self.capacity = self._largest_capacity(capacity)
             self._offsets = self._lay_out(content, extras)
         except BaseException:
             self.close()
@@ -147,7 +147,7 @@ class GrowingFile:
         os.close(self._file)
         self._file = -1
 
-    def _room(self, capacity: int) -> int:
+    def _largest_capacity(self, capacity: int) -> int:
         """Return how many frames the longest file allowed here can hold; its length costs no space."""
         row = sum(column.row_bytes for column in self._columns.values())
         while True:

@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -56,7 +56,7 @@ class Recorder:
             raise ConfigError(f"recording folder is {config.folder}; expected an existing folder; create it")
         self._config, self._acquisition = config, acquisition
         self._changed = threading.Condition()
-        self._queue: deque[tuple[bytes, int, Callable[[], list[bytes]]]] = deque()
+        self._queue: deque[tuple[bytes, int, Callable[[], Sequence[bytes]]]] = deque()
         self._waiting: Counter[bytes] = Counter()
         self._given: Counter[bytes] = Counter()
         self._lost: dict[bytes, Counter[str]] = {FRAME: Counter(), IMAGE: Counter()}
@@ -76,7 +76,7 @@ class Recorder:
         return self._writer.process_id
 
     def frame(self, frame: RawFrame, received_ns: int) -> bool:
-        """Record a frame; return False, at once, if it will be in no file.
+        """Record a frame that was made in this process; return False, at once, if it will be in no file.
 
         Parameters
         ----------
@@ -86,6 +86,13 @@ class Recorder:
             When: our clock, nanoseconds since 1970 UTC.
         """
         return self._offer(FRAME, received_ns, lambda: encode_frame(frame))
+
+    def message(self, parts: Sequence[bytes], received_ns: int) -> bool:
+        """Record a frame by the parts of the message that it came in; otherwise as `frame`.
+
+        They reach the writing process as they are, neither copied nor encoded again.
+        """
+        return self._offer(FRAME, received_ns, lambda: parts)
 
     def image(self, image: LiveImage) -> bool:
         """Record an image with its report; return False, at once, if it will be in no file."""
@@ -140,7 +147,7 @@ class Recorder:
         with self._changed:
             self._is_closed = True
 
-    def _offer(self, kind: bytes, received_ns: int, encode: Callable[[], list[bytes]]) -> bool:
+    def _offer(self, kind: bytes, received_ns: int, encode: Callable[[], Sequence[bytes]]) -> bool:
         with self._changed:
             self._given[kind] += 1
             if refusal := self._refusal(kind):

@@ -15,7 +15,7 @@ from engine.mpi.mdf.values import combined
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class MeasuredFrames:
     """The frames of a file in the order of acquisition, in the unit of the receiver.
 
     Attributes
@@ -23,7 +23,7 @@ class Recording:
     frames : ndarray, shape (N, J, C, K) complex64 or (N, J, C, V) float32
         Spectra or time signals.
     is_background : ndarray of bool, shape (N,)
-        Empty frames.
+        Background frames.
     bins : ndarray of int64, shape (K,), or None
         Bins of spectra, increasing.
     """
@@ -44,7 +44,7 @@ class Recording:
         )
 
 
-def open_recording(file: MdfFile) -> Recording:
+def measured_frames(file: MdfFile) -> MeasuredFrames:
     """Prepare the frames of a measurement for playing.
 
     Parameters
@@ -63,27 +63,27 @@ def open_recording(file: MdfFile) -> Recording:
     mask = background_mask(file)[np.argsort(acquisition_slots(file))]
     if not measurement.is_fourier_transformed:
         signals = data if factors is None else factors[:, :1] * data + factors[:, 1:]
-        return Recording(np.ascontiguousarray(signals, np.float32), mask, None)
+        return MeasuredFrames(np.ascontiguousarray(signals, np.float32), mask, None)
     spectra, stored = combined(data), bins(file)
     if factors is not None:
         spectra = factors[:, :1] * spectra  # the offset reaches bin 0 only, and goes with the background
     order = np.argsort(stored)
-    return Recording(np.ascontiguousarray(spectra[..., order], np.complex64), mask, stored[order])
+    return MeasuredFrames(np.ascontiguousarray(spectra[..., order], np.complex64), mask, stored[order])
 
 
-def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iterator[RawFrame]:
+def play(measured: MeasuredFrames, rate: float, seconds: float, stream: str) -> Iterator[RawFrame]:
     """Yield frames at a rate: those of the file once, then its frames of the object over and over.
 
     The clock is kept over the whole time, so a frame that is fetched late does not delay those after it.
 
     Parameters
     ----------
-    recording : Recording
+    measured : MeasuredFrames
         What to play.
     rate : float
         Frames per second.
     seconds : float
-        For how long frames of the object are played, after the empty frames that the file begins with.
+        For how long frames of the object are played, after the background frames that the file begins with.
     stream : str
         Name of the run.
 
@@ -92,10 +92,10 @@ def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iter
     InputError
         If the file holds no frame of the object, or rate or time are not positive.
     """
-    foreground = np.flatnonzero(~recording.is_background)
+    foreground = np.flatnonzero(~measured.is_background)
     if not len(foreground):
         raise InputError(
-            "the recording holds empty frames only; expected some of an object; play another one"
+            "the measurement holds background frames only; expected some of an object; play another one"
         )
     if not (rate > 0 and seconds > 0):
         raise InputError(f"rate is {rate} and time is {seconds} s; expected positive numbers")
@@ -104,6 +104,6 @@ def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iter
     began = time.perf_counter()
     for sequence in range(n_frames):
         time.sleep(max(0.0, began + sequence / rate - time.perf_counter()))
-        first_pass = sequence < len(recording.frames)
-        index = sequence if first_pass else foreground[(sequence - len(recording.frames)) % len(foreground)]
-        yield recording.frame(int(index), sequence, stream)
+        first_pass = sequence < len(measured.frames)
+        index = sequence if first_pass else foreground[(sequence - len(measured.frames)) % len(foreground)]
+        yield measured.frame(int(index), sequence, stream)

@@ -1,4 +1,4 @@
-"""Play a recording into a live service and account for every frame."""
+"""Play a measurement into a live service and account for every frame."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ import zmq
 from engine.errors import LiveError
 from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import Flag
-from engine.live.replay.player import Recording, play
+from engine.live.replay.player import MeasuredFrames, play
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_image, decode_status
 from engine.live.wire.producer import producer
 
@@ -82,7 +82,7 @@ class ReplayReport:
 
 
 def replay(
-    recording: Recording,
+    measured: MeasuredFrames,
     frames_endpoint: str,
     images_endpoint: str,
     *,
@@ -90,11 +90,11 @@ def replay(
     seconds: float,
     on_second: Callable[[Counters], None] = lambda _: None,
 ) -> ReplayReport:
-    """Play a recording into a service and wait until all of it is accounted for.
+    """Play a measurement into a service and wait until all of it is accounted for.
 
     Parameters
     ----------
-    recording : Recording
+    measured : MeasuredFrames
         What to play.
     frames_endpoint, images_endpoint : str
         Of a service that gets no other frames meanwhile.
@@ -113,7 +113,7 @@ def replay(
     with _Listener(images_endpoint, on_second) as listener, producer(frames_endpoint) as push:
         before = listener.wait_until(lambda _: True)  # the subscription has arrived
         sent = {}
-        for frame in play(recording, rate, seconds, stream=f"replay-{time.time_ns()}"):
+        for frame in play(measured, rate, seconds, stream=f"replay-{time.time_ns()}"):
             if not frame.is_background:
                 sent[frame.sequence] = time.perf_counter()
             push(frame)

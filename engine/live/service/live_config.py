@@ -1,8 +1,11 @@
 """The configuration file of `engine serve`: every key known, every value checked, paths beside the file."""
 
+import sys
 import tomllib
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ConfigError
 from engine.live.loop.loop_config import LoopConfig
@@ -16,6 +19,9 @@ MAX_FRAME_MB = 1024.0
 """Largest message that can be allowed: what a frame may have is far below it."""
 
 LAST_PORT = 65535
+
+STDIN = Path("-")
+"""Stands for standard input where a configuration is read."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def load_live_config(path: Path | str) -> LiveConfig:
     Parameters
     ----------
     path : path
-        A TOML file. Paths in it are relative to its folder.
+        A TOML file, or - for standard input. Paths in it are relative to its folder, or the working folder.
 
     Raises
     ------
@@ -148,7 +154,7 @@ def load_live_config(path: Path | str) -> LiveConfig:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read as TOML ({error}); expected the keys of docs/live.md"
@@ -161,6 +167,23 @@ def load_live_config(path: Path | str) -> LiveConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return _with_paths_beside(path.parent, config)
+
+
+def live_config_toml(config: LiveConfig) -> str:
+    """Return the text that `load_live_config` reads as this configuration; paths in it stay as they are."""
+    import tomli_w  # of the extra live, which reading a configuration does not need
+
+    table = asdict(config, dict_factory=_toml_table)
+    if config.loop.deadline_ms is None:
+        table["loop"]["deadline_ms"] = False  # TOML has no null
+    return tomli_w.dumps(table)
+
+
+def _toml_table(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a table without what is absent, and with paths as texts."""
+    return {
+        key: str(value) if isinstance(value, Path) else value for key, value in items if value is not None
+    }
 
 
 def _with_paths_beside(folder: Path, config: LiveConfig) -> LiveConfig:

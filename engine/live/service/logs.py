@@ -9,7 +9,6 @@ import math
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,8 +89,6 @@ OTHER_EVENT = "log"
 SUPPRESSED_EVENT = "suppressed"
 """Event of a line that stands for others: fields `of` (their event), `count` and `seconds`."""
 
-_EVENT, _FIELDS = "deqmpi_event", "deqmpi_fields"
-
 
 def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> None:
     """Write an event.
@@ -114,7 +111,7 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
     """
     if clash := fields.keys() & set(FIXED_KEYS):
         raise ValueError(f"a field is named {min(clash)}; expected other names than {', '.join(FIXED_KEYS)}")
-    logger.log(level, event, extra={_EVENT: event, _FIELDS: fields}, stacklevel=2)
+    logger.log(level, {"event": event} | fields, stacklevel=2)
 
 
 @contextmanager
@@ -181,7 +178,7 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or count it."""
         self.summarise()
-        if self._limiter.admit(_kind(record), self._clock()):
+        if self._limiter.admit(_event(record) or f"{record.name}:{record.lineno}", self._clock()):
             super().emit(record)
 
     def summarise(self) -> None:
@@ -199,52 +196,53 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
 
     def _write_summaries(self, suppressed: list[tuple[str, int]]) -> None:
         for kind, count in suppressed:
-            record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, SUPPRESSED_EVENT, None, None)
-            fields = {"of": kind, "count": count, "seconds": self._limit.seconds}
-            record.__dict__.update({_EVENT: SUPPRESSED_EVENT, _FIELDS: fields})
+            line = {"event": SUPPRESSED_EVENT, "of": kind, "count": count, "seconds": self._limit.seconds}
             self.acquire()
             try:
-                super().emit(record)
+                super().emit(logging.makeLogRecord({"levelname": "WARNING", "msg": line}))
             finally:
                 self.release()
 
 
 class _JsonLines(JsonFormatter):
+    """One JSON object per line: the fixed keys, then the fields of the event."""
+
+    def __init__(self) -> None:
+        names = {"asctime": "time", "levelname": "level", "exc_info": "traceback"}
+        super().__init__("{asctime}{levelname}", style="{", rename_fields=names)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return time.replace("+00:00", "Z")
+
     def add_fields(
-        self,
-        log_data: dict[str, Any],
-        record: logging.LogRecord,
-        message_dict: dict[str, Any],  # noqa: ARG002 - the library's signature
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        log_data.update(_line(record))
+        event = _event(record)
+        fields = {"logger": record.name, "message": record.message} if event is None else {}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields |= {"error": type(error).__name__, "error_message": str(error)}
+        fixed = {"time": record.asctime, "level": record.levelname.lower(), "event": event or OTHER_EVENT}
+        super().add_fields(log_data, record, fixed | fields | message_dict)
+        log_data.update(fixed)  # whatever another library attaches to its records
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in log_data.items()}
 
 
-class _TextLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = _line(record)
-        head = [line.pop("time"), f"{line.pop('level'):<8}", line.pop("event")]
+class _TextLines(_JsonLines):
+    """The same for people: the fixed keys without their names."""
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        head = [log_data.pop("time"), f"{log_data.pop('level'):<8}", log_data.pop("event")]
         # As JSON, so that a value cannot break the line or reach the terminal.
-        return " ".join([*head, *(f"{key}={json.dumps(value)}" for key, value in line.items())])
+        return " ".join([*head, *(f"{key}={json.dumps(value)}" for key, value in log_data.items())])
 
 
-def _line(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the keys of a line in their order, with values that JSON can hold."""
-    event: str | None = getattr(record, _EVENT, None)
-    found: dict[str, Any] = {
-        "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        + f"{int(record.msecs):03d}Z",
-        "level": record.levelname.lower(),
-        "event": OTHER_EVENT if event is None else event,
-    }
-    if event is None:
-        found |= {"logger": record.name, "message": record.getMessage()}
-    else:
-        found |= getattr(record, _FIELDS)
-    if record.exc_info and record.exc_info[1] is not None:
-        error = record.exc_info[1]
-        found |= {"error": type(error).__name__, "error_message": str(error)}
-        found["traceback"] = "".join(traceback.format_exception(error))
-    return {key: _plain(value) for key, value in found.items()}
+def _event(record: logging.LogRecord) -> str | None:
+    """Return the event of a record; None for those of other libraries."""
+    return record.msg.get("event") if isinstance(record.msg, dict) else None
 
 
 def _plain(value: Any) -> Any:
@@ -258,8 +256,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return str(value)
-
-
-def _kind(record: logging.LogRecord) -> str:
-    event: str | None = getattr(record, _EVENT, None)
-    return f"{record.name}:{record.lineno}" if event is None else event

@@ -129,7 +129,7 @@ def _counts(state: ServiceState) -> Iterator[Metric]:
     )
     reasons = [reason.value for reason in DropReason]
     yield _by_reason("deqmpi_frames_dropped", "Frames that got into no image.", counts.dropped, reasons)
-    yield CounterMetricFamily("deqmpi_background_frames", "Empty frames.", counts.background_in)
+    yield CounterMetricFamily("deqmpi_background_frames", "Background frames.", counts.background_in)
     yield CounterMetricFamily("deqmpi_images_late", "Images after their deadline.", counts.late)
     yield CounterMetricFamily(
         "deqmpi_images_not_converged", "Images whose solve did not meet its tolerance.", counts.not_converged
@@ -150,11 +150,11 @@ def _gauges(state: ServiceState) -> Iterator[Metric]:
     yield GaugeMetricFamily("deqmpi_uptime_seconds", "Since the start.", state.uptime_s)
     background = state.background
     yield GaugeMetricFamily(
-        "deqmpi_background_estimate_frames", "Empty frames in what is subtracted.", background.n_frames
+        "deqmpi_background_estimate_frames", "Background frames in what is subtracted.", background.n_frames
     )
-    yield _gauge("deqmpi_background_age_seconds", "Since the newest empty frame.", background.age_s)
+    yield _gauge("deqmpi_background_age_seconds", "Since the newest background frame.", background.age_s)
     yield _gauge(
-        "deqmpi_background_sigma", "Noise of the empty frames over the calibration's.", background.sigma
+        "deqmpi_background_sigma", "Noise of the background frames over the calibration's.", background.sigma
     )
     yield _gauge(
         "deqmpi_background_drift",

@@ -190,9 +190,9 @@ class LiveService:
         assert self._live is not None  # noqa: S101 - set before anything calls this
         return self._live
 
-    def _on_frame(self, frame: RawFrame) -> None:
+    def _on_frame(self, frame: RawFrame, parts: list[bytes]) -> None:
         if self._recorder is not None:
-            self._recorder.frame(frame, time.time_ns())
+            self._recorder.message(parts, time.time_ns())
         self._running_loop().push(frame)
 
     def _on_rejected(self, error: MessageError) -> None:

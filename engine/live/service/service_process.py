@@ -5,11 +5,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
 from engine.errors import LiveError
+from engine.live.service.live_config import STDIN, LiveConfig, live_config_toml
 
 START_S = 120.0
 """For loading, compiling and the check, on a machine that does other things as well."""
@@ -23,7 +24,7 @@ class ServiceProcess:
 
     Parameters
     ----------
-    config : path
+    config : LiveConfig
         Its configuration. Endpoints may have the port `*`.
 
     Attributes
@@ -39,14 +40,19 @@ class ServiceProcess:
         If it does not start; with what it said last.
     """
 
-    def __init__(self, config: Path | str) -> None:
+    def __init__(self, config: LiveConfig) -> None:
         # The log goes to a file: a pipe that nobody reads would stop the service when it is full.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
-        command = [sys.executable, "-m", "engine.cli", "serve", "--config", str(config)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log)  # noqa: S603
+        command = [sys.executable, "-m", "engine.cli", "serve", "--config", str(STDIN)]
+        self.process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
+        assert self.process.stdin is not None  # noqa: S101 - pipes were asked for
+        assert self.process.stdout is not None  # noqa: S101
+        with suppress(BrokenPipeError), self.process.stdin as stdin:  # if it has ended, its log says why
+            stdin.write(live_config_toml(config).encode())
         timer = threading.Timer(START_S, self.process.kill)
         timer.start()
-        assert self.process.stdout is not None  # noqa: S101 - a pipe was asked for
         words = self.process.stdout.readline().decode().split()
         timer.cancel()
         if len(words) != 6:  # frames to ENDPOINT, images at ENDPOINT

@@ -88,7 +88,7 @@ class HealthLimits:
     stuck_after_s : float
         A frame that is in flight for longer than this is stuck, and a service with it.
     background_old_after_s : float or None
-        An empty frame older than this is no good estimate any more; None if its age does not matter.
+        A background frame older than this is no good estimate any more; None if its age does not matter.
     """
 
     stuck_after_s: float = 10.0

@@ -1,34 +1,39 @@
-"""Metrics and health over HTTP, for Prometheus and for whoever restarts the service."""
+"""Metrics and health over HTTP, for Prometheus and for whoever restarts the service. HTTP by aiohttp."""
 
-import io
+import asyncio
 import json
 import logging
 import socket
-import socketserver
 import threading
-import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from aiohttp import web
 
 from engine.errors import LiveError
 from engine.live.service.metrics import CONTENT_TYPE
 from engine.live.service.state import Health
 from engine.live.wire.endpoints import require_loopback_host
 
-REQUEST_BYTES = 8192
-"""Longest request, headers included."""
+LINE_BYTES = 8192
+"""Longest request line, and longest header."""
 
-REQUEST_SECONDS = 5.0
-"""In which a request must be complete, and in which each piece of the answer must be taken."""
+CONNECTION_SECONDS = 5.0
+"""In which a request must be complete and its answer taken; then the connection is cut."""
 
 CONNECTIONS = 16
 """Requests answered at a time; further connections are closed."""
 
-POLL_SECONDS = 0.1
-"""How long `close` may wait for the thread to look up."""
+SHUTDOWN_SECONDS = 1.0
+"""How long a client that is slow may hold up the end of the service."""
+
+SILENT = logging.CRITICAL + 1
+"""Level of a log that nothing gets into."""
+
+HEADERS = {"Server": "deq-mpi", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of every answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +42,8 @@ class StatusServer:
     """Answers ``GET /metrics``, ``/health`` and ``/ready`` from construction to `close`.
 
     /metrics is the text format of Prometheus. The other two answer 200 where everything is as it should be
-    and 503 where it is not, with the reasons as JSON. Nothing of a request is used but its path. It has
-    threads of its own.
+    and 503 where it is not, with the reasons as JSON. Nothing of a request is used but its path. It has an
+    event loop in a thread of its own.
 
     Parameters
     ----------
@@ -72,20 +77,25 @@ class StatusServer:
         allow_remote: bool = False,
     ) -> None:
         require_loopback_host(host, allow_remote=allow_remote)
-        answers = {
-            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()),
-            "/health": lambda: _health_answer(health()),
-            "/ready": lambda: _health_answer(ready()),
+        self._answers: dict[str, Callable[[], web.Response]] = {
+            "/metrics": lambda: _response(HTTPStatus.OK, CONTENT_TYPE, metrics()),
+            "/health": lambda: _health_response(health()),
+            "/ready": lambda: _health_response(ready()),
         }
         try:
-            self._server = _Server((host, port), answers, is_ipv6=":" in host)
+            listening = _listen(host, port)
         except (OSError, OverflowError) as error:
             raise LiveError(
                 f"cannot listen at {host} port {port} ({error}); end the program that listens there, or "
                 "choose another port"
             ) from error
+        self._address = listening.getsockname()[:2]
+        self._loop, self._ending = asyncio.new_event_loop(), asyncio.Event()
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL_SECONDS,), name="status-server", daemon=True
+            target=self._loop.run_until_complete,
+            args=(self._serve(listening),),
+            name="status-server",
+            daemon=True,
         )
         self._thread.start()
 
@@ -100,105 +110,79 @@ class StatusServer:
     @property
     def url(self) -> str:
         """Beginning of the addresses of the pages, such as ``http://127.0.0.1:9109``."""
-        host, port = self._server.server_address[:2]
-        return f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def close(self) -> None:
         """Answer nothing more and free the port; repeatedly, if need be."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-
-Answer = tuple[HTTPStatus, str, bytes]
-
-
-def _health_answer(health: Health) -> Answer:
-    status = HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return status, "application/json", json.dumps(health.to_dict()).encode() + b"\n"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 2 * CONNECTIONS
-    block_on_close = False  # a client that is slow must not hold up the end of the service
-
-    def __init__(
-        self, address: tuple[str, int], answers: dict[str, Callable[[], Answer]], *, is_ipv6: bool
-    ) -> None:
-        self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-        self.answers = answers
-        self._places = threading.BoundedSemaphore(CONNECTIONS)
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # Not that of HTTPServer, which asks the network for the name of this machine.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
+        if self._loop.is_closed():
             return
-        super().process_request(request, client_address)
+        self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join()
+        self._loop.close()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    async def _serve(self, listening: socket.socket) -> None:
+        # Neither the requests, which come for as long as the service runs, nor what is no HTTP fill the log.
+        server = _BoundedServer(
+            self._respond,
+            access_log=None,
+            logger=logging.Logger("silent", SILENT),
+            lingering_time=0,
+            max_line_size=LINE_BYTES,
+            max_field_size=LINE_BYTES,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
+        await runner.setup()
         try:
-            super().process_request_thread(request, client_address)
+            await web.SockSite(runner, listening, backlog=2 * CONNECTIONS).start()
+            await self._ending.wait()
         finally:
-            self._places.release()
+            await runner.cleanup()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away; a metrics page must not fill the log."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    server_version = "deq-mpi"
-    sys_version = ""
-
-    def setup(self) -> None:
-        super().setup()
-        # Read first and within bounds; what parses it then cannot wait for more.
-        self.rfile = io.BufferedReader(io.BytesIO(_request_head(self.connection)))
-
-    def do_GET(self) -> None:
-        """Answer one of the known paths."""
-        answer = self.server.answers.get(self.path)
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "GET":
+            return _error(HTTPStatus.NOT_IMPLEMENTED, "expected GET")
+        answer = self._answers.get(request.raw_path)
         if answer is None:
-            self.send_error(HTTPStatus.NOT_FOUND, "no such page; expected /metrics, /health or /ready")
-            return
+            return _error(HTTPStatus.NOT_FOUND, "no such page; expected /metrics, /health or /ready")
         try:
-            status, kind, content = answer()
+            return answer()
         except Exception:
-            _log.exception("the answer to %s failed", self.path)
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain="the log of the service says why")
-            return
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: requests come every few seconds for as long as the service runs."""
+            _log.exception("the answer to %s failed", request.raw_path)
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the log of the service says why")
 
 
-def _request_head(connection: socket.socket) -> bytes:
-    """Return the request line and the headers, or nothing if they are too long or too slow."""
-    deadline = time.monotonic() + REQUEST_SECONDS
-    found = b""
-    while b"\r\n\r\n" not in found:
-        left = deadline - time.monotonic()
-        if left <= 0 or len(found) >= REQUEST_BYTES:
-            return b""
-        connection.settimeout(left)
-        piece = connection.recv(REQUEST_BYTES - len(found))
-        if not piece:
-            return b""
-        found += piece
-    connection.settimeout(REQUEST_SECONDS)
-    return found
+class _BoundedServer(web.Server):
+    """A server of few connections, each for a short time: clients that say nothing do not use it up."""
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        seconds = CONNECTION_SECONDS if len(self.connections) <= CONNECTIONS else 0.0
+        asyncio.get_running_loop().call_later(seconds, transport.abort)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _response(status: HTTPStatus, content_type: str, content: bytes) -> web.Response:
+    response = web.Response(status=status, body=content, headers=HEADERS | {"Content-Type": content_type})
+    response.force_close()  # a connection is for one request
+    return response
+
+
+def _health_response(health: Health) -> web.Response:
+    status = HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return _response(status, "application/json", json.dumps(health.to_dict()).encode() + b"\n")
+
+
+def _error(status: HTTPStatus, message: str) -> web.Response:
+    return _response(status, "text/plain; charset=utf-8", f"{message}\n".encode())

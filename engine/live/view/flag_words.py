@@ -12,8 +12,8 @@ FLAG_WORDS: Mapping[Flag, tuple[str, str]] = {
     Flag.AVERAGED: ("average", "several frames are in this image"),
     Flag.GAP: ("gap", "frames are missing before this one"),
     Flag.CLOCK_JUMP: ("clock jump", "the scanner's clock went back, or far ahead of this machine's"),
-    Flag.NO_BACKGROUND: ("no background", "nothing was subtracted; send frames of the empty scanner"),
-    Flag.BACKGROUND_OLD: ("old background", "the empty frames are long ago; take new ones"),
+    Flag.NO_BACKGROUND: ("no background", "nothing was subtracted; send background frames"),
+    Flag.BACKGROUND_OLD: ("old background", "the background frames are long ago; take new ones"),
     Flag.NOISE_LEVEL: ("noise level", "the noise is far from that of the calibration"),
     Flag.RESIDUAL: (
         "does not explain the data",

@@ -40,8 +40,9 @@ class FrameSocket:
     max_frame_bytes : int
         Largest part of a message; at least a header fits.
     on_frame : callable
-        Gets each frame, in the thread of this socket. Frames of one producer come in their order. An
-        exception in it is logged, and the next frame is received.
+        Gets each frame and the parts of its message, which the values of the frame are a view of, in the
+        thread of this socket. Frames of one producer come in their order. An exception in it is logged, and
+        the next frame is received.
     on_rejected : callable
         Gets the error of each message that is no frame.
     allow_remote : bool
@@ -61,7 +62,7 @@ class FrameSocket:
         self,
         endpoint: str,
         max_frame_bytes: int,
-        on_frame: Callable[[RawFrame], object],
+        on_frame: Callable[[RawFrame, list[bytes]], object],
         on_rejected: Callable[[MessageError], object],
         *,
         allow_remote: bool = False,
@@ -127,6 +128,6 @@ class FrameSocket:
             except MessageError as error:
                 self._on_rejected(error)
             else:
-                self._on_frame(frame)
+                self._on_frame(frame, parts)
         except Exception:
             _log.exception("the handler of a message failed")

@@ -65,13 +65,15 @@ class ImageMessage:
 def encode_frame(frame: RawFrame) -> list[bytes]:
     """Return the two parts of a frame's message.
 
+    What else is wrong with a frame is for `decode_frame` to say, where it arrives.
+
     Raises
     ------
     MessageError
-        If `decode_frame` would refuse them: a type that is not among `FRAME_TYPES`, not three lengths, a
-        negative number, a name of the stream that is too long, or bins that do not fit.
+        "dtype" if the type is not among `FRAME_TYPES`; "value" or "header" if the header cannot be written.
     """
     data = np.asarray(frame.data)
+    _require_frame_type(data.dtype.name)
     header: dict[str, Any] = {
         "kind": FRAME_KIND,
         "version": VERSION,
@@ -85,9 +87,7 @@ def encode_frame(frame: RawFrame) -> list[bytes]:
         header["bins"] = np.asarray(frame.bins).tolist()
     if frame.acquired_ns is not None:
         header["acquired_ns"] = _plain(frame.acquired_ns)
-    parts = [write_object(header), data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()]
-    decode_frame(parts)
-    return parts
+    return [write_object(header), data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()]
 
 
 def decode_frame(parts: Sequence[Part]) -> RawFrame:
@@ -115,8 +115,7 @@ def decode_frame(parts: Sequence[Part]) -> RawFrame:
     text, values = (_bytes_of(part) for part in parts)
     header = _Header(text, FRAME_KIND, _FRAME_KEYS, _FRAME_OPTIONAL)
     dtype = header.text("dtype")
-    if dtype not in FRAME_TYPES:
-        raise MessageError("dtype", f"dtype is {shown(dtype)}; expected one of {', '.join(FRAME_TYPES)}")
+    _require_frame_type(dtype)
     shape = header.integers("shape", minimum=1)
     if len(shape) != 3:
         raise MessageError("shape", f"shape has {len(shape)} lengths; expected (J, C, K) or (J, C, V)")
@@ -146,8 +145,8 @@ def encode_image(image: LiveImage, counters: Counters) -> list[bytes]:
     Raises
     ------
     MessageError
-        If `decode_image` would refuse them: a value of the arrays, the report or the counts is not finite, or
-        the shapes and the grid are not one.
+        "value" if a value of the report or the counts is nothing that JSON can hold, NaN and infinity
+        included; "header" if the header is too long.
     """
     arrays = [image.image]
     if image.interval is not None:
@@ -169,9 +168,7 @@ def encode_image(image: LiveImage, counters: Counters) -> list[bytes]:
         "counters": counters.to_dict(),
     }
     values = (array.astype("<f4", copy=False).tobytes() for array in arrays)
-    parts = [IMAGE_TOPIC, write_object(header), *values]
-    decode_image(parts)
-    return parts
+    return [IMAGE_TOPIC, write_object(header), *values]
 
 
 def decode_image(parts: Sequence[Part]) -> ImageMessage:
@@ -292,6 +289,11 @@ class _Header:
         if not isinstance(found, dict):
             raise MessageError("value", f"{key} is {shown(found)}; expected a JSON object")
         return found
+
+
+def _require_frame_type(name: str) -> None:
+    if name not in FRAME_TYPES:
+        raise MessageError("dtype", f"dtype is {shown(name)}; expected one of {', '.join(FRAME_TYPES)}")
 
 
 def _integer(key: str, value: object, minimum: int) -> int:

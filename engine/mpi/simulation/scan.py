@@ -26,10 +26,10 @@ SELECTION_SNR = 5.0
 """Rows above this signal-to-noise ratio define the measurement SNR, as they are the ones reconstructed."""
 
 CALIBRATION_BACKGROUND_FRAMES = 100
-"""Empty frames of a calibration; they fix the whitening to 5 % per row."""
+"""Background frames of a calibration; they fix the whitening to 5 % per row."""
 
 MEASUREMENT_BACKGROUND_FRAMES = 40
-"""Empty frames of a measurement; their mean adds 1/40 of the noise power of a frame."""
+"""Background frames of a measurement; their mean adds 1/40 of the noise power of a frame."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def receiver_frames(
     scanner : FflScanner
         Gives noise and background levels.
     signals : ndarray of complex128, shape (N, J, 1, K)
-        Noise-free spectra in V; zeros for empty frames.
+        Noise-free spectra in V; zeros for background frames.
     noise : ReceiverNoise
         Kind of noise.
     rng : numpy.random.Generator
@@ -189,7 +189,7 @@ def _tracer() -> Tracer:
 
 
 def simulate_calibration(scanner: FflScanner, seed: int = 0, noise: ReceiverNoise | None = None) -> MdfFile:
-    """Measure the system matrix as the scanner would: noise, background and empty frames included.
+    """Measure the system matrix as the scanner would: with noise, background signal and background frames.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def simulate_calibration(scanner: FflScanner, seed: int = 0, noise: ReceiverNois
     Returns
     -------
     MdfFile
-        Calibration with spectra at `scanner.bins` and `CALIBRATION_BACKGROUND_FRAMES` empty frames.
+        Calibration with spectra at `scanner.bins` and `CALIBRATION_BACKGROUND_FRAMES` background frames.
     """
     noise = noise or ReceiverNoise()
     response = system_response(scanner)
@@ -228,7 +228,7 @@ class SimulatedMeasurement:
     Attributes
     ----------
     file : MdfFile
-        Empty frames first, then one frame per image.
+        Background frames first, then one frame per image.
     truth : ndarray of float32, shape (F, Nz, Ny, Nx)
         Concentration in multiples of the calibration sample's.
     snr_db : ndarray of float64, shape (F,)
@@ -348,11 +348,11 @@ def _measured(
     frame_snr = 10 * np.log10(power)
     gain_db = snr_db - frame_snr.mean()
     concentration = 10 ** (gain_db / 20)
-    empty = np.zeros((MEASUREMENT_BACKGROUND_FRAMES, *signals.shape[1:]))
-    frames = receiver_frames(scanner, np.concatenate([empty, concentration * signals]), noise, rng)
+    background = np.zeros((MEASUREMENT_BACKGROUND_FRAMES, *signals.shape[1:]))
+    frames = receiver_frames(scanner, np.concatenate([background, concentration * signals]), noise, rng)
     file = mdf_factory.new_measurement_file(
         frames,
-        background_mask=np.arange(len(frames)) < len(empty),
+        background_mask=np.arange(len(frames)) < len(background),
         acquisition=mdf_acquisition(scanner),
         bins=scanner.bins,
         scanner=_hardware(),

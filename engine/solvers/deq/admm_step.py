@@ -73,7 +73,7 @@ class AdmmStep:
         self._mask = operators.layout.mask[None, None]
         index = operators.layout.index
         self._places = np.concatenate([index, index + operators.layout.mask.size])  # of the 2M real rows
-        self._room = _Room(1, self._image_shape, operators.layout.shape)
+        self._inputs = _NetworkInputs(1, self._image_shape, operators.layout.shape)
         self._n_frames = 0
         self._use(1)
 
@@ -214,13 +214,13 @@ class AdmmStep:
         """Work on so many frames; make room for them if there never were as many."""
         if n_frames == self._n_frames:
             return
-        if n_frames > len(self._room.epsilon):
-            self._room = _Room(n_frames, self._image_shape, self._operators.layout.shape)
+        if n_frames > len(self._inputs.epsilon):
+            self._inputs = _NetworkInputs(n_frames, self._image_shape, self._operators.layout.shape)
         self._n_frames = n_frames
-        room = self._room
-        self._images, self._data = room.images[:n_frames], room.data[:n_frames]
-        self._measurement = room.measurement[:n_frames]
-        self._epsilon, self._noise = room.epsilon[:n_frames], room.noise[:n_frames]
+        inputs = self._inputs
+        self._images, self._data = inputs.images[:n_frames], inputs.data[:n_frames]
+        self._measurement = inputs.measurement[:n_frames]
+        self._epsilon, self._noise = inputs.epsilon[:n_frames], inputs.noise[:n_frames]
         # The same memory, one row per frame.
         self._flat_images = self._images.reshape(n_frames, -1)
         self._flat_data = self._data.reshape(n_frames, -1)
@@ -238,7 +238,7 @@ class AdmmStep:
         )
 
 
-class _Room:
+class _NetworkInputs:
     """Inputs of the networks. Places that no row selects are never written and stay zero."""
 
     def __init__(self, n_frames: int, image: tuple[int, int, int], layout: tuple[int, int]) -> None:

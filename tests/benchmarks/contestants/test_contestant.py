@@ -64,7 +64,7 @@ def test_identities_can_be_kept(tmp_path: Path) -> None:
 
 def test_a_tuned_weight_changes_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = as_shipped("art").identity
-    tuned = module.weights_of("art", METHODS["art"], as_shipped("art").settings).with_constants(
+    tuned = module.weights_of("art", METHODS["art"], as_shipped("art").settings).with_weights(
         {"lambda": 0.123}
     )
     monkeypatch.setattr(module, "weights_of", lambda *_: tuned)

@@ -87,7 +87,7 @@ def reconstructor(solver):
 
 @pytest.fixture(scope="session")
 def raw(scan):
-    """Make raw frames: raw(sequence, concentrations (20,) or None for an empty frame, **RawFrame fields)."""
+    """Make raw frames: raw(sequence, concentrations (20,) or None for background, **RawFrame fields)."""
 
     def make(sequence, concentrations=None, seed=None, **fields):
         rng = np.random.default_rng([sequence, 3] if seed is None else seed)
@@ -135,7 +135,7 @@ class LiveScanner:
     acquisition: Acquisition
 
     def frame(self, number: int, *, dtype: str = "complex64", stream: str = "run", **changes) -> RawFrame:
-        """Frame of a stream; every seventh is empty."""
+        """Frame of a stream; every seventh is a background frame."""
         columns = N_SAMPLES // 2 + 1 if np.dtype(dtype).kind == "c" else N_SAMPLES
         settings = {
             "sequence": number,

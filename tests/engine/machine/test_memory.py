@@ -1,24 +1,37 @@
 """What does not fit is refused in one line before the work; where the system is silent nothing is refused."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 
 from engine.calibration.calibrate import make_operators
 from engine.errors import ConfigError
-from engine.machine import memory as available_memory
 from engine.machine.memory import available_bytes, require_memory
 from engine.measurement.normalization import normalize
 from engine.solvers.deq.equilibrium import Equilibrium
 
+MEMINFO = Path("/proc/meminfo")
+
+OTHER_PROGRAMS = 0.5
+"""Share that other programs may take or free between two looks; bytes for kB would be far off."""
+
 
 @pytest.fixture
-def megabytes_left(tmp_path, monkeypatch):
+def megabytes_left(monkeypatch):
     def leave(megabytes: float) -> None:
-        text = f"MemTotal:       99999999 kB\nMemAvailable:   {int(1024 * megabytes)} kB\n"
-        (tmp_path / "meminfo").write_text(text)
-        monkeypatch.setattr(available_memory, "MEMINFO", tmp_path / "meminfo")
+        found = SimpleNamespace(available=int(2**20 * megabytes))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
 
     return leave
+
+
+@pytest.mark.skipif(not MEMINFO.exists(), reason="Linux tells the memory in /proc")
+def test_what_is_available_is_what_the_system_says() -> None:
+    (stated,) = (line.split()[1] for line in MEMINFO.read_text().splitlines() if "MemAvailable" in line)
+    assert available_bytes() == pytest.approx(1024 * int(stated), rel=OTHER_PROGRAMS)
 
 
 def test_what_fits_is_let_through_and_what_does_not_is_refused(megabytes_left) -> None:
@@ -28,8 +41,11 @@ def test_what_fits_is_let_through_and_what_does_not_is_refused(megabytes_left) -
         require_memory(4 * 2**20, "it", "wait")
 
 
-def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(available_memory, "MEMINFO", tmp_path / "missing")
+def test_a_system_that_does_not_say_refuses_nothing(monkeypatch) -> None:
+    def hidden() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", hidden)
     assert available_bytes() is None
     require_memory(2**60, "it", "wait")
 

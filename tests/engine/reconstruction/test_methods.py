@@ -14,6 +14,7 @@ from engine.measurement.file_rows import measurement_rows
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images
 from engine.operators.operators_file import load_operators, save_operators
+from engine.reconstruction.method import weights_of
 from engine.reconstruction.method_settings import MethodSettings
 from engine.reconstruction.methods import METHODS, hand_set, open_method, tunable
 from engine.reconstruction.reconstructor import Reconstructor
@@ -226,6 +227,18 @@ def test_an_snr_outside_the_tuned_range_is_clamped_and_said(run, tmp_path, metho
     for frame in json.loads(stats.read_text())["frames"]:
         assert frame["weights_clamped"] is True
         assert set(frame["weights"].values()) == {0.5}
+
+
+def test_weights_of_the_settings_are_those_of_a_file(tmp_path) -> None:
+    weights = MethodWeights({"l1": SnrCurve((10.0, 30.0), (0.1, 0.2)), "tv": SnrCurve.constant(0.3)}, 7)
+    save_weights(tmp_path / "w.json", {"admm-hybrid": weights}, {})
+    of_file = MethodSettings(weights_file=tmp_path / "w.json")
+    given = MethodSettings(weights=weights.curves, max_iterations=weights.iterations)
+    assert (
+        weights_of("admm-hybrid", METHODS["admm-hybrid"], given)
+        == weights_of("admm-hybrid", METHODS["admm-hybrid"], of_file)
+        == weights
+    )
 
 
 def test_a_weights_file_without_the_method(run, tmp_path) -> None:

@@ -75,13 +75,15 @@ def test_impossible_iterations(iterations) -> None:
         MethodWeights({"tv": CURVE}, iterations)
 
 
-def test_constants_replace_curves() -> None:
-    weights = MethodWeights({"l1": CURVE, "tv": CURVE}, 7).with_constants({"tv": 0.5})
+def test_numbers_and_curves_replace_curves() -> None:
+    weights = MethodWeights({"l1": CURVE, "tv": CURVE}, 7).with_weights({"tv": 0.5})
     assert weights.at(20.0) == {"l1": 0.01, "tv": 0.5}
     assert weights.iterations == 7
     assert not weights.covers(50.0)
     with pytest.raises(ConfigError, match="unknown weight 'l2'; expected l1 or tv"):
-        weights.with_constants({"l2": 0.5})
+        weights.with_weights({"l2": 0.5})
+    other = SnrCurve((10.0, 30.0), (0.2, 0.4))
+    assert weights.with_weights({"l1": other}).at(30.0) == {"l1": 0.4, "tv": 0.5}
 
 
 def test_the_weights_that_ship_are_complete() -> None:

@@ -119,7 +119,7 @@ export function showAccount(figures, facts) {
     ["in flight", count(counters.in_flight)],
     ["late", count(counters.late), counters.late ? "warn" : ""],
     ["not converged", count(counters.not_converged), counters.not_converged ? "warn" : ""],
-    ["empty frames", count(counters.background_in)],
+    ["background frames", count(counters.background_in)],
     ["not drawn here", count(figures.skipped)],
     ["dropped", reasons.length ? list(reasons, facts.drops) : "0", reasons.length ? "wide warn" : "wide"],
     ["rejected", rejected.length ? list(rejected) : "0", rejected.length ? "wide warn" : "wide"],

@@ -129,7 +129,7 @@ def test_gaps_are_numbers_that_never_came():
     assert gap_after(3)
     assert not gap_after(4, 5, 6)  # overtaken, not missing
     assert gap_after(19)
-    assert not gap_after(20, 21)  # an empty frame in between
+    assert not gap_after(20, 21)  # a background frame in between
     assert gap_after(22 + 2 * REMEMBERED)
 
 

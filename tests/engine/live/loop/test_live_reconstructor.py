@@ -48,11 +48,11 @@ def run(reconstructor, frames, config=PATIENT, **parts):
 
 def test_images_are_those_of_the_same_frames_in_a_file(scan, operators, reconstructor, raw, image):
     concentrations = np.stack([image, 0.5 * image, 2 * image[::-1]])
-    empty = [raw(number) for number in range(4)]
+    background = [raw(number) for number in range(4)]
     frames = [raw(4 + number, each) for number, each in enumerate(concentrations)]
-    images, counters, events = run(reconstructor, empty + frames)
+    images, counters, events = run(reconstructor, background + frames)
     file = scan.measurement(
-        np.stack([frame.data for frame in empty + frames]), np.array([True] * 4 + [False] * 3)
+        np.stack([frame.data for frame in background + frames]), np.array([True] * 4 + [False] * 3)
     )
     expected = [
         Reconstructor(reconstructor.solver).reconstruct(rows).image
@@ -209,22 +209,24 @@ def test_flags_of_doubt(scan, reconstructor, raw, image):
         images, _, _ = run(reconstructor, frames, replace(PATIENT, **limits))
         return set(images[-1].report.flags)
 
-    empty = [raw(number) for number in range(3)]
-    assert flags(*empty, raw(3, image)) == set()
+    background = [raw(number) for number in range(3)]
+    assert flags(*background, raw(3, image)) == set()
     assert flags(raw(3, image)) >= {Flag.NO_BACKGROUND}
-    assert flags(*empty, raw(3, image), raw(5, image)) == {Flag.GAP}
-    assert flags(*empty, raw(3, image), background_max_age_s=1e-9) == {Flag.BACKGROUND_OLD}
-    assert flags(*empty, raw(3, image), noise_range=(2.0, 3.0)) == {Flag.NOISE_LEVEL}
-    assert flags(*empty, raw(3, image), max_residual=1e-3) == {Flag.RESIDUAL}
-    assert flags(*empty, raw(3, image, acquired_ns=0), raw(4, image, acquired_ns=10**10)) == {Flag.CLOCK_JUMP}
+    assert flags(*background, raw(3, image), raw(5, image)) == {Flag.GAP}
+    assert flags(*background, raw(3, image), background_max_age_s=1e-9) == {Flag.BACKGROUND_OLD}
+    assert flags(*background, raw(3, image), noise_range=(2.0, 3.0)) == {Flag.NOISE_LEVEL}
+    assert flags(*background, raw(3, image), max_residual=1e-3) == {Flag.RESIDUAL}
+    assert flags(*background, raw(3, image, acquired_ns=0), raw(4, image, acquired_ns=10**10)) == {
+        Flag.CLOCK_JUMP
+    }
 
 
 def test_data_of_another_scanner_state_raise_the_residual_flag(scan, reconstructor, raw, image):
     # The periods in another order: no image explains these data, although their noise is the same.
-    empty = [raw(number) for number in range(3)]
+    background = [raw(number) for number in range(3)]
     good = raw(3, image)
     mixed = (good.data - scan.background)[[2, 0, 1]] + scan.background
-    images, _, _ = run(reconstructor, [*empty, good, raw(4, image, data=mixed)])
+    images, _, _ = run(reconstructor, [*background, good, raw(4, image, data=mixed)])
     assert [Flag.RESIDUAL in each.report.flags for each in images] == [False, True]
     assert images[0].report.residual_ratio < 1
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError
+from engine.live.recording.pipe import WriterProcess
+from engine.live.wire.messages import encode_frame
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.mpi.mdf.grids import images, reconstruction_grid
 from engine.mpi.mdf.image_intervals import read_intervals
@@ -65,6 +67,31 @@ def test_values_are_stored_as_they_come(scanner, open_recorder, tmp_path):
         data = read_mdf(path).measurement.data
         assert data.dtype == np.dtype(dtype)
         assert np.array_equal(data, [scanner.frame(number, dtype=dtype).data for number in (1, 2)])
+
+
+def test_a_message_is_recorded_as_the_frame_in_it_and_not_encoded_again(
+    scanner, open_recorder, tmp_path, monkeypatch
+):
+    handed_over = []
+    send = WriterProcess.send
+
+    def remember(self, kind, received_ns, parts):
+        handed_over.extend(parts)
+        send(self, kind, received_ns, parts)
+
+    monkeypatch.setattr(WriterProcess, "send", remember)
+    recorder = open_recorder()
+    messages = [encode_frame(scanner.frame(number)) for number in range(3)]
+    assert all(recorder.message(parts, 5) for parts in messages)
+    recorder.close()
+    given = [part for parts in messages for part in parts]
+    assert all(one is other for one, other in zip(handed_over, given, strict=True))
+    (path,) = recorded(tmp_path / "recordings", "raw")
+    expected = np.stack([scanner.frame(number).data for number in range(3)])
+    assert np.array_equal(read_mdf(path).measurement.data, expected)
+    with h5py.File(path) as handle:
+        assert np.array_equal(handle["/measurement/_sequence"], np.arange(3))
+        assert np.array_equal(handle["/measurement/_receivedNs"], [5, 5, 5])
 
 
 def test_images_come_back_with_reports_and_intervals(scanner, open_recorder, tmp_path):

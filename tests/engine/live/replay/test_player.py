@@ -8,14 +8,14 @@ import pytest
 
 from engine.errors import InputError
 from engine.live.replay import player
-from engine.live.replay.player import open_recording, play
+from engine.live.replay.player import measured_frames, play
 from engine.measurement.file_rows import measurement_rows
 from engine.mpi.mdf.new_files import new_measurement_file
 
 MASK = np.array([True, True, False, True, False])
 
 SINGLE = 1e-6
-"""Relative: recordings are played in single precision."""
+"""Relative: measureds are played in single precision."""
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def no_pause(monkeypatch):
 
 
 def test_frames_of_a_file_once_and_then_its_object_over_and_over(scan, spectra, no_pause):
-    recording = open_recording(scan.measurement(spectra, MASK))
-    frames = list(play(recording, rate=10.0, seconds=0.6, stream="x"))
+    measured = measured_frames(scan.measurement(spectra, MASK))
+    frames = list(play(measured, rate=10.0, seconds=0.6, stream="x"))
     assert [frame.sequence for frame in frames] == list(range(8))
     assert [frame.is_background for frame in frames] == [True, True, False, True] + [False] * 4
     for frame, source in zip(frames, [0, 1, 2, 3, 4, 2, 4, 2], strict=True):
@@ -58,11 +58,11 @@ def test_layouts_orders_and_factors_of_files(scan, operators, spectra):
     file = scan.measurement(spectra, MASK)
     expected = measurement_rows(file, operators).rows
 
-    def rows_of(recording):
-        played = scan.measurement(recording.frames.astype(np.complex128), recording.is_background)
+    def rows_of(measured):
+        played = scan.measurement(measured.frames.astype(np.complex128), measured.is_background)
         return measurement_rows(played, operators).rows
 
-    np.testing.assert_allclose(rows_of(open_recording(file)), expected, rtol=0, atol=SINGLE * expected.max())
+    np.testing.assert_allclose(rows_of(measured_frames(file)), expected, rtol=0, atol=SINGLE * expected.max())
     permutation = np.array([3, 1, 5, 2, 4])
     shuffled = replace(
         file.measurement,
@@ -72,30 +72,30 @@ def test_layouts_orders_and_factors_of_files(scan, operators, spectra):
         frame_permutation=permutation,
         is_background_frame=MASK[permutation - 1],
     )
-    found = open_recording(replace(file, measurement=shuffled))
+    found = measured_frames(replace(file, measurement=shuffled))
     np.testing.assert_array_equal(found.is_background, MASK)
     np.testing.assert_allclose(rows_of(found), expected, rtol=0, atol=SINGLE * expected.max())
 
 
 def test_bins_are_sorted_and_counts_converted(scan, spectra):
     kept = np.array([30, 20, 40])
-    found = open_recording(scan.measurement(spectra, MASK, bins=kept))
+    found = measured_frames(scan.measurement(spectra, MASK, bins=kept))
     assert found.bins.tolist() == [20, 30, 40]
     np.testing.assert_array_equal(found.frames, spectra[..., [20, 30, 40]].astype(np.complex64))
 
     counts = np.random.default_rng(1).integers(-100, 100, (5, 3, 2, 200)).astype(np.int16)
     acquisition = scan.acquisition(data_conversion_factor=np.array([[0.5, 1.0], [2.0, -3.0]]))
     file = new_measurement_file(counts, acquisition=acquisition, background_mask=MASK)
-    found = open_recording(file)
+    found = measured_frames(file)
     assert found.bins is None
     np.testing.assert_array_equal(found.frames[:, :, 0], 0.5 * counts[:, :, 0] + 1)
     np.testing.assert_array_equal(found.frames[:, :, 1], 2.0 * counts[:, :, 1] - 3)
 
 
 def test_what_cannot_be_played(scan, spectra):
-    recording = open_recording(scan.measurement(spectra, MASK))
+    measured = measured_frames(scan.measurement(spectra, MASK))
     with pytest.raises(InputError, match="rate is 0"):
-        next(play(recording, rate=0, seconds=1, stream=""))
-    empty = replace(recording, is_background=np.ones(5, bool))
-    with pytest.raises(InputError, match="empty frames only"):
-        next(play(empty, rate=1, seconds=1, stream=""))
+        next(play(measured, rate=0, seconds=1, stream=""))
+    background = replace(measured, is_background=np.ones(5, bool))
+    with pytest.raises(InputError, match="background frames only"):
+        next(play(background, rate=1, seconds=1, stream=""))

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from engine.cli import main
 from engine.errors import LiveError
-from engine.live.replay.player import open_recording
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.replay.player import measured_frames
 from engine.live.replay.replay import replay
-from engine.live.service.live_config import load_live_config
+from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.live.service.service import LiveService
 from engine.live.service.service_process import ServiceProcess
 from engine.mpi.grid import Grid
@@ -20,33 +21,24 @@ from engine.mpi.simulation.scan import simulate_calibration, simulate_moving_mea
 from engine.mpi.simulation.scanner import FflScanner
 from engine.operators.operators_file import save_operators
 
-CONFIG = """
-[reconstruction]
-operators = "operators.h5"
-method = "least-squares"
-[loop]
-policy = "{policy}"
-queue_frames = 2
-[endpoints]
-frames = "tcp://127.0.0.1:*"
-images = "tcp://127.0.0.1:*"
-"""
+FREE_ENDPOINTS = EndpointConfig("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
 
 RATE, SECONDS = 300.0, 0.5
 
 
 @pytest.fixture
-def recording(scan, image, raw):
+def measured(scan, image, raw):
     frames = np.stack([raw(0).data, raw(1).data, raw(2, image).data, raw(3, image).data])
-    return open_recording(scan.measurement(frames, np.array([True, True, False, False])))
+    return measured_frames(scan.measurement(frames, np.array([True, True, False, False])))
 
 
 @pytest.mark.parametrize("policy", ["latest", "block-average", "every-frame"])
-def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, recording, policy):
+def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, measured, policy):
     save_operators(tmp_path / "operators.h5", operators)
-    (tmp_path / "live.toml").write_text(CONFIG.format(policy=policy), encoding="utf-8")
     seen = []
-    service = LiveService(load_live_config(tmp_path / "live.toml"), lambda _: None)
+    method = MethodConfig(tmp_path / "operators.h5", "least-squares")
+    config = LiveConfig(method, LoopConfig(policy, queue_frames=2), FREE_ENDPOINTS)
+    service = LiveService(config, lambda _: None)
     # The command publishes the state from its main thread; here that is another one.
     stop = threading.Event()
     publisher = threading.Thread(
@@ -55,7 +47,7 @@ def test_every_frame_that_was_sent_is_accounted_for(tmp_path, operators, recordi
     publisher.start()
     try:
         report = replay(
-            recording,
+            measured,
             service.frames_endpoint,
             service.images_endpoint,
             rate=RATE,
@@ -108,6 +100,5 @@ def test_the_command_plays_a_file_through_a_service_of_its_own(files, tmp_path):
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path):
-    (tmp_path / "live.toml").write_text('[reconstruction]\noperators = "none.h5"\n', encoding="utf-8")
     with pytest.raises(LiveError, match=r"none\.h5 is not a file"):
-        ServiceProcess(tmp_path / "live.toml")
+        ServiceProcess(LiveConfig(MethodConfig(tmp_path / "none.h5"), endpoints=FREE_ENDPOINTS))

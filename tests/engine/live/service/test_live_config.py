@@ -1,6 +1,7 @@
 """The configuration of a service: every key known, every value checked, and all of it documented."""
 
 import dataclasses
+import io
 import re
 import tomllib
 
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.live.loop.loop_config import LoopConfig
-from engine.live.service.live_config import load_live_config
+from engine.live.recording.config import RecordingConfig
+from engine.live.service.live_config import (
+    EndpointConfig,
+    LiveConfig,
+    MethodConfig,
+    StatusConfig,
+    live_config_toml,
+    load_live_config,
+)
 
 MINIMAL = '[reconstruction]\noperators = "operators.h5"\n'
 RECORDING = '[recording]\ntemplate = "template.mdf"\n'
@@ -26,6 +35,20 @@ def load(tmp_path):
         return load_live_config(path)
 
     return read
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 43.0])
+def test_a_configuration_is_handed_to_another_process_as_it_is(deadline_ms, tmp_path, monkeypatch):
+    pytest.importorskip("tomli_w")
+    config = LiveConfig(
+        MethodConfig(tmp_path / "operators.h5", "deq", 'a "model"\n', threads="auto", tolerance=1e-3),
+        LoopConfig("every-frame", deadline_ms, conversion=((1.0, 0.0), (2.0, -1.0))),
+        EndpointConfig("tcp://127.0.0.1:*", max_frame_mb=1.5),
+        StatusConfig(port=0),
+        RecordingConfig(tmp_path / "recordings", tmp_path / "template.mdf"),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(live_config_toml(config)))
+    assert load_live_config("-") == config
 
 
 def test_defaults_and_paths_beside_the_file(load, tmp_path):

@@ -124,6 +124,20 @@ def test_exception_is_one_line(stream: io.StringIO) -> None:
     assert "test_logs.py" in line["traceback"]
 
 
+def test_what_a_library_attaches_takes_no_fixed_key(stream: io.StringIO) -> None:
+    with structured_logs(stream=stream):
+        LOG.info("hello", extra={"time": 1, "level": "none", "event": "mine", "path": "/metrics"})
+    (line,) = lines(stream)
+    assert list(line)[:3] == ["time", "level", "event"]
+    assert (line["level"], line["event"], line["message"], line["path"]) == (
+        "info",
+        "log",
+        "hello",
+        "/metrics",
+    )
+    assert line["time"].endswith("Z")
+
+
 def test_level(stream: io.StringIO) -> None:
     with structured_logs(stream=stream, level=logging.WARNING):
         log_event(LOG, logging.INFO, "quiet")

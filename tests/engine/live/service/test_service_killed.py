@@ -6,27 +6,14 @@ import numpy as np
 import pytest
 import zmq
 
+from engine.live.loop.loop_config import LoopConfig
+from engine.live.recording.config import RecordingConfig
 from engine.live.recording.finish import recover_folder
+from engine.live.service.live_config import EndpointConfig, LiveConfig, MethodConfig
 from engine.live.service.service_process import ServiceProcess
 from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, decode_status, encode_frame
 from engine.mpi.mdf import read_mdf, write_mdf
 from engine.operators.operators_file import save_operators
-
-CONFIG = """
-[reconstruction]
-operators = "operators.h5"
-method = "least-squares"
-[loop]
-policy = "every-frame"
-deadline_ms = false
-[endpoints]
-frames = "tcp://127.0.0.1:*"
-images = "tcp://127.0.0.1:*"
-[recording]
-folder = "recordings"
-template = "template.mdf"
-min_free_mb = 1.0
-"""
 
 WAIT_S = 60.0
 """Longest wait for something that is sure to happen."""
@@ -39,8 +26,17 @@ def folder(tmp_path, operators, scan):
     save_operators(tmp_path / "operators.h5", operators)
     write_mdf(tmp_path / "template.mdf", scan.calibration())
     (tmp_path / "recordings").mkdir()
-    (tmp_path / "live.toml").write_text(CONFIG, encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def config(folder):
+    return LiveConfig(
+        MethodConfig(folder / "operators.h5", "least-squares"),
+        LoopConfig("every-frame", deadline_ms=None),
+        EndpointConfig("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"),
+        recording=RecordingConfig(folder / "recordings", folder / "template.mdf", min_free_mb=1.0),
+    )
 
 
 def wait_until_finished(recordings):
@@ -55,9 +51,9 @@ def wait_until_finished(recordings):
     raise AssertionError("the recording was not finished")
 
 
-def test_a_killed_service_loses_at_most_the_frame_in_flight(folder, raw, image):
+def test_a_killed_service_loses_at_most_the_frame_in_flight(folder, config, raw, image):
     frames = [raw(number, image) for number in range(N_FRAMES)]
-    with ServiceProcess(folder / "live.toml") as service, zmq.Context() as context:
+    with ServiceProcess(config) as service, zmq.Context() as context:
         scanner, screen = context.socket(zmq.PUSH), context.socket(zmq.SUB)
         for each in (scanner, screen):
             each.linger = 0
@@ -89,5 +85,5 @@ def test_a_killed_service_loses_at_most_the_frame_in_flight(folder, raw, image):
     assert N_FRAMES - 1 <= len(images.data) <= N_FRAMES
     for stored, frame in zip(measurement.data, frames, strict=False):
         np.testing.assert_array_equal(stored, frame.data)
-    with ServiceProcess(folder / "live.toml") as again:
+    with ServiceProcess(config) as again:
         assert again.process.poll() is None

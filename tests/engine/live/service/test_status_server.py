@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 pytest.importorskip("prometheus_client")
+pytest.importorskip("aiohttp")
 
 from engine.errors import ConfigError, LiveError
 from engine.live.service import status_server
 from engine.live.service.state import Health
-from engine.live.service.status_server import CONNECTIONS, REQUEST_BYTES, StatusServer
+from engine.live.service.status_server import CONNECTIONS, LINE_BYTES, StatusServer
 
 PATIENCE = 20.0
 """Seconds after which what should happen is taken not to happen."""
@@ -105,9 +106,13 @@ def test_other_paths(path: str, server: StatusServer) -> None:
     assert b"passwd" not in content
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "X"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "PATCH"])
 def test_other_methods(method: str, server: StatusServer) -> None:
     assert get(server, "/metrics", method)[0].status == 501
+
+
+def test_method_that_http_does_not_know(server: StatusServer) -> None:
+    assert get(server, "/metrics", "X")[0].status == 400
 
 
 @pytest.mark.parametrize(
@@ -118,13 +123,15 @@ def test_other_methods(method: str, server: StatusServer) -> None:
         b"GET /metrics HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00" + bytes(200) + b"\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET " + b"/" * 2 * REQUEST_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET " + b"/" * 2 * LINE_BYTES + b" HTTP/1.1\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
         b"GET /metrics HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1000),
-        b"\0" * 2 * REQUEST_BYTES,
+        b"\0" * 2 * LINE_BYTES,
     ],
 )
-def test_after_a_strange_request_the_next_is_answered(request_bytes: bytes, server: StatusServer) -> None:
+def test_after_a_strange_request_the_next_is_answered(
+    request_bytes: bytes, server: StatusServer, caplog: pytest.LogCaptureFixture
+) -> None:
     with tcp(server) as connection:
         try:
             connection.sendall(request_bytes)
@@ -133,18 +140,19 @@ def test_after_a_strange_request_the_next_is_answered(request_bytes: bytes, serv
             pass
         everything(connection)
     assert get(server, "/metrics")[0].status == 200
+    assert not caplog.records  # strangers cannot fill the log
 
 
 def test_connections_that_say_nothing_are_ended(
     server: StatusServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_server, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(status_server, "CONNECTION_SECONDS", 1.0)
     with ExitStack() as stack:
         idle = [stack.enter_context(tcp(server)) for _ in range(CONNECTIONS)]
         one_more = stack.enter_context(tcp(server))
         assert everything(one_more) == b""  # closed, as there is no place
-        for _ in range(3):  # what drips in does not prolong it
-            idle[0].sendall(b"G")
+        for letter in "GET":  # what drips in does not prolong it
+            idle[0].sendall(letter.encode())
             time.sleep(0.05)
         assert [everything(connection) for connection in idle] == [b""] * CONNECTIONS
     deadline = time.monotonic() + PATIENCE

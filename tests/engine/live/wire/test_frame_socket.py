@@ -34,12 +34,14 @@ class Inbox:
 
     def __init__(self) -> None:
         self.frames: list[RawFrame] = []
+        self.messages: list[list[bytes]] = []
         self.rejected: list[MessageError] = []
         self._news = threading.Condition()
 
-    def frame(self, frame: RawFrame) -> None:
+    def frame(self, frame: RawFrame, parts: list[bytes]) -> None:
         with self._news:
             self.frames.append(frame)
+            self.messages.append(parts)
             self._news.notify_all()
 
     def reject(self, error: MessageError) -> None:
@@ -122,6 +124,16 @@ def test_frames_arrive_in_order(frame_socket: FrameSocket, inbox: Inbox, new_pro
     assert inbox.sequences == list(range(300))
     np.testing.assert_array_equal(inbox.frames[7].data, np.full((1, 1, 8), 7, np.float32))
     assert not inbox.rejected
+
+
+def test_frame_comes_with_its_message_and_is_a_view_of_it(
+    frame_socket: FrameSocket, inbox: Inbox, new_producer: Callable
+) -> None:
+    sent = frame(3, size=1000)
+    new_producer(frame_socket.last_endpoint).send_multipart(sent)
+    inbox.wait(1)
+    assert inbox.messages == [sent]
+    assert np.shares_memory(inbox.frames[0].data, np.frombuffer(inbox.messages[0][1], np.uint8))
 
 
 def test_several_producers(frame_socket: FrameSocket, inbox: Inbox, new_producer: Callable) -> None:
@@ -286,8 +298,8 @@ def test_part_announced_larger_than_any_memory(frame_socket: FrameSocket, inbox:
 def test_handler_that_fails_is_logged_and_the_next_frame_is_received(
     inbox: Inbox, new_producer: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail_once(frame: RawFrame) -> None:
-        inbox.frame(frame)
+    def fail_once(frame: RawFrame, parts: list[bytes]) -> None:
+        inbox.frame(frame, parts)
         if len(inbox.frames) == 1:
             raise RuntimeError("no")
 
@@ -319,7 +331,7 @@ def test_endpoint_is_free_after_closing(inbox: Inbox) -> None:
 
 
 def test_closing_from_the_callback(inbox: Inbox, new_producer: Callable) -> None:
-    opened = FrameSocket("tcp://127.0.0.1:*", LARGEST, lambda _: opened.close(), inbox.reject)
+    opened = FrameSocket("tcp://127.0.0.1:*", LARGEST, lambda *_: opened.close(), inbox.reject)
     new_producer(opened.last_endpoint).send_multipart(frame(1))
     deadline = time.monotonic() + PATIENCE
     while opened.is_alive and time.monotonic() < deadline:

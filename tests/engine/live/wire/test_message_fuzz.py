@@ -187,7 +187,7 @@ def test_every_message_through_a_socket_is_counted(fuzzed: list[list[bytes]]) ->
 
     with (
         FrameSocket(
-            "tcp://127.0.0.1:*", 10**6, lambda _: count("frame"), lambda error: count(error.reason)
+            "tcp://127.0.0.1:*", 10**6, lambda *_: count("frame"), lambda error: count(error.reason)
         ) as frames,
         zmq.Context() as context,
         context.socket(zmq.PUSH) as producer,

@@ -127,6 +127,7 @@ def test_encoded_frame_is_what_the_page_describes(frame: RawFrame) -> None:
     assert same.tobytes() == frame.data.astype(frame.data.dtype.newbyteorder("<")).tobytes()
     if np.isfinite(frame.data).all():
         assert values == struct_bytes(frame.data)
+    decode_frame([text, values])  # whatever is encoded can be read
 
 
 @given(frames())
@@ -350,6 +351,19 @@ def test_memory_of_values_is_not_allocated() -> None:
     [
         ("dtype", RawFrame(0, np.zeros((1, 1, 2), np.float16))),
         ("dtype", RawFrame(0, np.zeros((1, 1, 2), object))),
+        ("value", RawFrame(0, np.zeros((1, 1, 2), np.complex64), stream=b"x")),
+        ("header", RawFrame(0, np.zeros((1, 1, 20000), np.complex64), bins=np.arange(20000))),
+    ],
+)
+def test_frame_that_no_message_can_hold_is_not_encoded(reason: str, frame: RawFrame) -> None:
+    with pytest.raises(MessageError) as caught:
+        encode_frame(frame)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "frame"),
+    [
         ("shape", RawFrame(0, np.zeros((1, 2), np.float32))),
         ("value", RawFrame(0, np.zeros((1, 0, 2), np.float32))),
         ("value", RawFrame(-1, np.zeros((1, 1, 2), np.float32))),
@@ -357,14 +371,10 @@ def test_memory_of_values_is_not_allocated() -> None:
         ("value", RawFrame(0, np.zeros((1, 1, 2), np.complex64), bins=np.array([3, 2]))),
         ("shape", RawFrame(0, np.zeros((1, 1, 2), np.complex64), bins=np.array([3]))),
         ("value", RawFrame("0", np.zeros((1, 1, 2), np.complex64))),
-        ("value", RawFrame(0, np.zeros((1, 1, 2), np.complex64), stream=b"x")),
-        ("header", RawFrame(0, np.zeros((1, 1, 20000), np.complex64), bins=np.arange(20000))),
     ],
 )
-def test_frame_that_a_receiver_would_refuse_is_not_encoded(reason: str, frame: RawFrame) -> None:
-    with pytest.raises(MessageError) as caught:
-        encode_frame(frame)
-    assert caught.value.reason == reason
+def test_wrong_frame_is_refused_where_it_arrives(reason: str, frame: RawFrame) -> None:
+    assert refusal(encode_frame(frame)).reason == reason
 
 
 GRID = Grid((4, 3, 1), (0.04, 0.03, 0.01), (0.0, 0.001, 0.0))
