@@ -32,9 +32,9 @@ class Bundle:
     Attributes
     ----------
     manifest : Manifest
-        Its description.
+        Description of the bundle.
     path : Path
-        The folder.
+        Folder of the bundle.
     """
 
     manifest: Manifest

@@ -27,7 +27,7 @@ def provider_options(inputs: Mapping[str, Shape], lengths: Mapping[str, int] | N
     Returns
     -------
     dict of str to str
-        The provider wants "True" and "False" for switches; older ones refuse "1".
+        Options by name; switches are "True" and "False", as older providers refuse "1".
 
     Raises
     ------

@@ -26,11 +26,11 @@ class TensorRtSession:
     plan : bytes
         Serialized engine, built by the same version of TensorRT for the same kind of GPU: check before.
     metadata : PlanMetadata
-        How it was built.
+        Metadata of the plan.
     tensorrt : TensorRt
-        The runtime's module.
+        Module of the runtime.
     device : CudaDevice
-        Where it runs. Made before the runtime: without a driver TensorRT's lean runtime crashes the process.
+        Device that runs it, made before the runtime: without a driver the lean runtime crashes the process.
 
     Raises
     ------
@@ -58,12 +58,14 @@ class TensorRtSession:
         self._buffers: dict[str, DeviceBuffer] = {}
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
-        """Run the plan on named arrays and return its first output; errors as in `run`."""
+        """Run the plan on named arrays and return its first output; shapes, types, errors as in `run`."""
         first = self._outputs[0]
         return self._run(inputs, [first])[first]
 
     def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the plan on named arrays and return all its outputs by name.
+
+        Inputs and outputs have the axes and types that the metadata state; inputs of others are converted.
 
         Raises
         ------
@@ -116,7 +118,7 @@ def open_plan(bundle: Bundle, role: str, lengths: Mapping[str, int] | None = Non
     Parameters
     ----------
     bundle : Bundle
-        With NAME.plan and NAME.plan.json next to NAME.onnx.
+        Bundle with NAME.plan and NAME.plan.json next to NAME.onnx.
     role : str
         Name of the network in the manifest.
     lengths : mapping of str to int, optional
