@@ -25,9 +25,9 @@ def store_intervals(bundle: Bundle, intervals: Intervals) -> Bundle:
     Parameters
     ----------
     bundle : Bundle
-        Of the method of the intervals.
+        Bundle of the method of the intervals.
     intervals : Intervals
-        Calibrated with the bundle's networks.
+        Intervals calibrated with the bundle's networks.
 
     Returns
     -------
@@ -56,8 +56,9 @@ def require_intervals(solver: FrameSolver, settings: MethodSettings) -> Interval
     Parameters
     ----------
     solver : FrameSolver
+        Method bound to its operators.
     settings : MethodSettings
-        With which it was opened; they name the model.
+        Settings with which it was opened; they name the model.
 
     Raises
     ------
@@ -86,8 +87,9 @@ def stored_intervals(solver: FrameSolver, settings: MethodSettings) -> Intervals
     Parameters
     ----------
     solver : FrameSolver
+        Method bound to its operators.
     settings : MethodSettings
-        With which it was opened; they name the model.
+        Settings with which it was opened; they name the model.
 
     Returns
     -------

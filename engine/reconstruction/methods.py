@@ -14,7 +14,7 @@ from engine.solvers.frame_solver import FrameSolver
 from engine.solvers.regularization import MethodWeights, load_weights
 
 DEFAULT_METHOD = "deq"
-"""Used where neither a method nor a model is named."""
+"""Name of the method that is used where neither a method nor a model is named."""
 
 Opener = Callable[[Operators, MethodSettings], FrameSolver]
 
@@ -24,14 +24,14 @@ WEIGHTS = frozenset({"weights_file", "weights", "max_iterations"})
 
 @dataclass(frozen=True)
 class Method:
-    """One method.
+    """One method: what it is, and how it is opened.
 
     Attributes
     ----------
     title : str
-        What it is, in a few words.
+        Description in a few words.
     open : callable
-        Makes the solver; imports what it needs only then.
+        Function that makes the solver, and imports what it needs only then.
     settings : frozenset of str
         Fields of `MethodSettings` that have a meaning for it.
     """
@@ -54,9 +54,9 @@ def open_method(
     Parameters
     ----------
     name : str or None
-        One of `METHODS`; None for that of the model in the settings, else "deq".
+        Name of the method, a key of `METHODS`; None for that of the model in the settings, else "deq".
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     settings : MethodSettings, optional
         Model, weights and limits; by default what ships.
 
@@ -279,7 +279,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
     }
 )
-"""The methods, the simplest first."""
+"""The methods by name, the simplest first."""
 
 OUT_OF_THE_BOX = tuple(name for name, method in METHODS.items() if not method.needs_model or name in SHIPPED)
 """Methods that work as installed: they have no networks, or some that ship."""
