@@ -1,4 +1,4 @@
-"""The hand-set numbers of the paper (Sec. IV-A): where the tuning starts and what it is compared with."""
+"""The hand-set weights of the paper (Sec. IV-A), at which the tuning starts and with which it is compared."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,15 +15,15 @@ def published_weights(method: str, snr_db: float) -> dict[str, float]:
     Parameters
     ----------
     method : str
-        A key of `PUBLISHED_ITERATIONS`.
+        Name of the method, a key of `PUBLISHED_ITERATIONS`.
     snr_db : float
-        Measurement SNR.
+        Measurement SNR in dB.
 
     Returns
     -------
     dict of str to float
-        By the names of `engine.solvers.regularization.WEIGHT_NAMES`. Those of ADMM are alpha / mu of Eq.
-        (11).
+        Weights by the names of `engine.solvers.regularization.WEIGHT_NAMES`. Those of ADMM are alpha / mu of
+        Eq. (11).
 
     Raises
     ------

@@ -25,29 +25,29 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"admm-hybrid": ("admm-l
 """Methods of one weight each that together start the search of a method of several."""
 
 STAND_INS: Mapping[str, str] = MappingProxyType({"cg-tikhonov": "art"})
-"""Where a method that is not in the paper starts: its functional is that of another one that is."""
+"""Methods at whose published weights one that is not in the paper starts: both have the same functional."""
 
 LADDER = 3
 """Half decades on both sides of the start of a single weight that are tried in any case."""
 
 SHORT_LADDERS: Mapping[str, int] = MappingProxyType({"pp-mpi": 1})
-"""The same where it is less: a denoiser was trained for one noise level, and its passes are dear."""
+"""Half decades of methods with a shorter ladder: a denoiser was trained for one noise level, and is slow."""
 
 REACH_DECADES = 2
-"""Furthest that a weight is looked for from the paper's value, in factors of ten. Far beyond, a weight no
+"""Largest distance of a weight from the paper's value, in factors of ten. Far beyond, a weight no
 longer does what it stands for: a threshold above the peak of the image is no longer an l1 norm."""
 
 PLATEAU_DB = 1e-3
-"""A step of the search gains more: weights whose mean pSNRs are closer than this are equally good."""
+"""Gain in dB that a step of the search has to exceed: weights with mean pSNRs closer than this are equal."""
 
 MIN_GAIN_DB = 0.05
-"""Mean pSNR over all SNRs that more iterations must gain to be worth their time (the L-curve's corner)."""
+"""Gain in mean pSNR over all SNRs that makes more iterations worth their time (the L-curve's corner)."""
 
 ITERATIONS = (5, 10, 20, 40, 80, 160, 320)
 """Numbers of iterations that can be chosen."""
 
 MOST_ITERATIONS: Mapping[str, int] = MappingProxyType({"art": 80, "pp-mpi": 160})
-"""The largest of them for methods with dear iterations: sweeps over all rows, passes of a network."""
+"""Largest number of iterations of methods whose iterations are slow: sweeps over all rows, network passes."""
 
 
 def tune(
@@ -61,13 +61,13 @@ def tune(
     Parameters
     ----------
     scan : Scan
-        The system matrix, one slice.
+        Scan of one slice.
     methods : sequence of str, optional
-        Some of `TUNABLE`; by default all.
+        Names of some of `TUNABLE`; by default all.
     config : TuningConfig, optional
         SNRs, frames and the values that can be chosen.
     on_trial : callable, optional
-        Told every trial when it is done.
+        Function that is told every trial when it is done.
 
     Returns
     -------
