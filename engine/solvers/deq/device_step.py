@@ -20,13 +20,13 @@ from engine.solvers.deq.device_tensor import DeviceTensor
 from engine.solvers.frame_solver import require_one_slice
 
 DEVICES = ("cpu", "cuda")
-"""Where a step can run. A provider of that name runs it."""
+"""Devices on which a step can run. A provider of that name runs it."""
 
 SLOT_ROWS = 4
-"""Rows of a slot: two of the value, two of the residual. Of images x and d1, of data d0 and A x."""
+"""Number of rows of a slot: two of the value, two of the residual. Of images x and d1, of data d0 and A x."""
 
 CUDA_OPTIONS = {"enable_cuda_graph": "1"}
-"""A step is some hundred small kernels: launched one by one they take longer than they run."""
+"""Options of CUDA: a graph, since the hundred small kernels of a step take longer to launch than to run."""
 
 CUDA_GRAPH = "gpu_graph_id"
 """The runtime's run setting that names one captured graph."""
@@ -43,13 +43,13 @@ class DeviceStep:
     Parameters
     ----------
     graph : bytes
-        The network "step" of a bundle.
+        Network "step" of a bundle.
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     n_slots : int
-        Slots for states.
+        Number of slots for states.
     device : str
-        "cuda", or "cpu" for the same on the host.
+        Device: "cuda", or "cpu" for the same on the host.
 
     Raises
     ------
@@ -122,9 +122,9 @@ class DeviceStep:
         Parameters
         ----------
         image : ndarray of float32, shape (N,)
-            x.
+            Image x.
         data_dual : ndarray of float32, shape (R,), optional
-            d0; by default zero. d1 is zero.
+            Data dual d0; by default zero. d1 is zero.
         """
         # All slots at once: one may hold NaN from a solve that failed, and NaN survives a weight of zero.
         images = np.zeros(self._inputs["images"].shape, np.float32)
@@ -137,7 +137,7 @@ class DeviceStep:
         self._inputs["data"].write(data)
 
     def evaluate(self, weights: NDArray[np.float64], damping: float, slot: int) -> Evaluation:
-        """Evaluate h_theta at a mixture of the slots; value and residual go into `slot`. See `SlotStep`."""
+        """Evaluate h_theta at the mixture by weights, float64 (n_slots,), into `slot`; see `SlotStep`."""
         # The mixture is formed as deviations from one of the values: weights of opposite sign then cancel
         # among small numbers, which single precision can afford, and a weight of 1 gives the very value.
         base = np.zeros_like(weights)
@@ -151,12 +151,12 @@ class DeviceStep:
         return Evaluation(report[: self._n_slots], float(report[-2]), float(report[-1]))
 
     def read_image(self, slot: int) -> Float32Array:
-        """Copy the image x (N,) of the value in a slot to the host."""
+        """Copy the image x, float32 (N,), of the value in a slot to the host."""
         image: Float32Array = self._inputs["images"].read()[slot, 0]
         return image
 
     def read_state(self, slot: int) -> Float32Array:
-        """Copy the value in a slot to the host as (x, d0, d1), shape (N + R + N,), as in `AdmmStep`."""
+        """Copy the value in a slot to the host as (x, d0, d1), float32 (N + R + N,), as in `AdmmStep`."""
         x, d1 = self._inputs["images"].read()[slot, :2]
         return np.concatenate([x, self._inputs["data"].read()[slot, 0], d1])
 
@@ -178,7 +178,7 @@ class DeviceStep:
 
 
 def _inputs(operators: Operators, n_slots: int) -> dict[str, NDArray[Any]]:
-    """Return the first content of every input of the graph, by name."""
+    """Return the first content of every input of the graph by name, in its shape and type."""
     layout, (nx, ny, _) = operators.layout, operators.grid.size
     n_rows, n_voxels = operators.n_rows, operators.n_voxels
     size = layout.mask.size

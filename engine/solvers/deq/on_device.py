@@ -16,7 +16,7 @@ from engine.solvers.deq.device_step import DeviceStep
 
 
 class ResidentEquilibrium:
-    """What `Equilibrium` solves, with one run of one graph per evaluation and the states on a device.
+    """Equilibrium as of `Equilibrium`, with one run of one graph per evaluation and the states on a device.
 
     The measurement and the start go there once per frame, the image comes back once; in between an evaluation
     exchanges a few numbers. Frames are solved one after the other; an object serves one thread.
@@ -24,15 +24,15 @@ class ResidentEquilibrium:
     Parameters
     ----------
     graph : bytes
-        The network "step" of a bundle.
+        Network "step" of a bundle.
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     config : FixedPointConfig
-        Solver settings.
+        Settings of the solver.
     dual_start : float, optional
         Size of the first data dual.
     device : str, optional
-        "cuda", or "cpu" for the same on the host.
+        Device: "cuda", or "cpu" for the same on the host.
 
     Raises
     ------
