@@ -41,9 +41,9 @@ class SnrCurve:
     Attributes
     ----------
     snr_db : tuple of float
-        Strictly increasing, in dB. A single point holds at every SNR.
+        SNRs in dB, strictly increasing. A single point holds at every SNR.
     values : tuple of float
-        Positive, one per SNR.
+        Values, positive, one per SNR.
 
     Raises
     ------
@@ -110,9 +110,9 @@ class MethodWeights:
     Attributes
     ----------
     curves : mapping of str to SnrCurve
-        By the names of `WEIGHT_NAMES`.
+        Curves by the names of `WEIGHT_NAMES`.
     iterations : int
-        Iterations (sweeps) to do.
+        Number of iterations (sweeps) to do.
 
     Raises
     ------
@@ -161,12 +161,12 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Mapping[str, Met
     Parameters
     ----------
     path : path, optional
-        Written by `engine tune`; by default the one that ships.
+        File written by `engine tune`; by default the one that ships.
 
     Returns
     -------
     mapping of str to MethodWeights
-        By method, of those the file holds.
+        Weights by method, of those the file holds.
 
     Raises
     ------
@@ -192,11 +192,11 @@ def save_weights(
     Parameters
     ----------
     path : path
-        Replaced at once when the new file is complete.
+        File to write, replaced at once when the new one is complete.
     methods : mapping of str to MethodWeights
-        By method.
+        Weights by method.
     source : mapping
-        Where the values come from; values that JSON can hold.
+        Origin of the values; values that JSON can hold.
     """
     table = {
         method: {

@@ -23,7 +23,7 @@ DEFAULT_TOLERANCE = 1e-6
 
 
 class CgTikhonov:
-    """min ||A x - y||^2 + lambda ||x||^2 by conjugate gradients from x = 0, negative values set to zero.
+    """Minimum of ||A x - y||^2 + lambda ||x||^2 by conjugate gradients from x = 0, then negative values zero.
 
     The iteration runs in the coordinates of the right singular vectors, x = V z, where the normal matrix
     A^T A + lambda is diagonal. Conjugate gradients do not see the choice of an orthonormal basis, so the
@@ -33,11 +33,11 @@ class CgTikhonov:
     Parameters
     ----------
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     weights : MethodWeights
-        `lambda`, for A of norm `SPECTRAL_NORM`, and the most iterations.
+        Weight `lambda`, for A of norm `SPECTRAL_NORM`, and the most iterations.
     tolerance : float, optional
-        A frame ends at ||A^T y - (A^T A + lambda) x|| <= tolerance ||A^T y||.
+        Residual at which a frame ends: ||A^T y - (A^T A + lambda) x|| <= tolerance ||A^T y||.
 
     Raises
     ------
@@ -95,14 +95,14 @@ def conjugate_gradients(
     iterations : int
         Most iterations, at least 1.
     tolerance : float
-        A frame ends, and no longer changes, when its residual is at most `tolerance` times ||b||.
+        Residual over ||b|| at which a frame ends, and no longer changes.
 
     Returns
     -------
     solutions : ndarray of float64, shape (F, N)
         Last iterate of each frame.
     residuals : list of list of float
-        ||b - matrix x|| / ||b|| after each iteration, for each frame.
+        Residuals ||b - matrix x|| / ||b|| after each iteration, for each frame.
     """
     x = np.zeros_like(right_sides)
     residual, direction = right_sides.copy(), right_sides.copy()
