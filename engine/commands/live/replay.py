@@ -1,4 +1,4 @@
-"""`engine replay`: a recording played through the live service, with an account of every frame."""
+"""The command `engine replay`: a recording played through the live service, every frame accounted for."""
 
 import json
 import tempfile

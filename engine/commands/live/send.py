@@ -1,4 +1,4 @@
-"""`engine send`: a recording played into a service that runs already."""
+"""The command `engine send`: a recording played into a service that runs already."""
 
 import time
 from pathlib import Path
