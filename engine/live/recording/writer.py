@@ -43,13 +43,13 @@ from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 
 REPORT_S = 0.1
-"""The state is sent when nothing waits to be written, and at least this often."""
+"""Longest time in s between two states; one is also sent when nothing waits to be written."""
 
 SPACE_S = 0.5
-"""How often the free space is looked at."""
+"""Time in s between two looks at the free space."""
 
 NICENESS = 5
-"""The reconstruction goes first where both want the processor."""
+"""Niceness of the process: the reconstruction goes first where both want the processor."""
 
 MEGABYTE = 2**20
 
@@ -60,7 +60,7 @@ class Writer:
     Parameters
     ----------
     setup : mapping
-        `folder`, `frames_per_file`, `min_free_mb`, `retry_s`, `session`.
+        Settings `folder`, `frames_per_file`, `min_free_mb`, `retry_s`, `session`.
     template : Template
         Metadata of the files.
     """
