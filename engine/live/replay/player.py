@@ -1,4 +1,4 @@
-"""Play the frames of a measurement file as a scanner would send them."""
+"""Player of the frames of a measurement file, as a scanner would send them."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Recording:
     frames : ndarray, shape (N, J, C, K) complex64 or (N, J, C, V) float32
         Spectra or time signals.
     is_background : ndarray of bool, shape (N,)
-        Empty frames.
+        Mask of the empty frames.
     bins : ndarray of int64, shape (K,), or None
         Bins of spectra, increasing.
     """
@@ -50,7 +50,7 @@ def open_recording(file: MdfFile) -> Recording:
     Parameters
     ----------
     file : MdfFile
-        A measurement; its conversion factor is applied.
+        File of a measurement; its conversion factor is applied.
 
     Raises
     ------
@@ -79,11 +79,11 @@ def play(recording: Recording, rate: float, seconds: float, stream: str) -> Iter
     Parameters
     ----------
     recording : Recording
-        What to play.
+        Recording to play.
     rate : float
         Frames per second.
     seconds : float
-        For how long frames of the object are played, after the empty frames that the file begins with.
+        Time for which frames of the object are played, after the empty frames that the file begins with.
     stream : str
         Name of the run.
 
