@@ -13,14 +13,14 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.toml_settings import from_table
 
 MAX_FRAME_MB = 1024.0
-"""Largest message that can be allowed: what a frame may have is far below it."""
+"""Largest message in MB that can be allowed: what a frame may have is far below it."""
 
 LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """What reconstructs: `operators` and the settings of the method; absent ones have their defaults.
+    """Settings of what reconstructs: `operators` and those of the method; absent ones have their defaults.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class MethodConfig:
     model : str, optional
         Bundle folder or shipped name; a name that is a folder beside the configuration file is that folder.
     provider, threads, warm_start, max_iterations, tolerance : optional
-        As in `MethodSettings`.
+        Settings as in `MethodSettings`.
     """
 
     operators: Path
@@ -60,7 +60,7 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where frames come in and images go out.
+    """Endpoints at which frames come in and images go out.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class EndpointConfig:
         Whether they may be other than loopback. Nothing is encrypted, and whoever reaches them can push
         frames and see images.
     max_frame_mb : float
-        A producer that sends larger messages is cut off.
+        Size in MB of the largest message; a producer that sends larger ones is cut off.
     """
 
     frames: str = "tcp://127.0.0.1:5555"
@@ -89,14 +89,14 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Where `/metrics`, `/health` and `/ready` are served.
+    """Address at which `/metrics`, `/health` and `/ready` are served.
 
     Attributes
     ----------
     host : str
         Address; loopback unless `allow_remote` is set.
     port : int
-        0 for any that is free.
+        Port; 0 for any that is free.
     allow_remote : bool
         Whether the address may be another than loopback.
     """
@@ -113,7 +113,7 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """One running service.
+    """Configuration of one running service.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ def load_live_config(path: Path | str) -> LiveConfig:
     Parameters
     ----------
     path : path
-        A TOML file. Paths in it are relative to its folder.
+        TOML file. Paths in it are relative to its folder.
 
     Raises
     ------

@@ -22,19 +22,19 @@ REQUEST_BYTES = 8192
 """Longest request, headers included."""
 
 REQUEST_SECONDS = 5.0
-"""In which a request must be complete, and in which each piece of the answer must be taken."""
+"""Time in which a request must be complete, and in which each piece of the answer must be taken."""
 
 CONNECTIONS = 16
-"""Requests answered at a time; further connections are closed."""
+"""Number of requests answered at a time; further connections are closed."""
 
 POLL_SECONDS = 0.1
-"""How long `close` may wait for the thread to look up."""
+"""Longest time for which `close` waits for the thread to look up."""
 
 _log = logging.getLogger(__name__)
 
 
 class StatusServer:
-    """Answers ``GET /metrics``, ``/health`` and ``/ready`` from construction to `close`.
+    """Server that answers ``GET /metrics``, ``/health`` and ``/ready`` from construction to `close`.
 
     /metrics is the text format of Prometheus. The other two answer 200 where everything is as it should be
     and 503 where it is not, with the reasons as JSON. Nothing of a request is used but its path. It has
@@ -45,11 +45,11 @@ class StatusServer:
     host : str
         Address to listen at.
     port : int
-        0 for a free one.
+        Port; 0 for a free one.
     metrics : callable
-        Returns the text for a scrape.
+        Function that returns the text for a scrape.
     health, ready : callable
-        Return whether the service is alive, and whether frames may be sent.
+        Functions that return whether the service is alive, and whether frames may be sent.
     allow_remote : bool
         Whether the address may be reached from other machines.
 
