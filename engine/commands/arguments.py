@@ -1,4 +1,4 @@
-"""Choosing and naming frames on the command line."""
+"""Values of options on the command line: frames, levels, threads, weights and files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ class FrameSelection:
     Attributes
     ----------
     text : str
-        For messages.
+        Text of the user, for messages.
     ranges : tuple of tuple
-        (first, last + 1) in the order given; None stands for an open end.
+        Ranges (first, last + 1) in the order given; None stands for an open end.
     """
 
     text: str

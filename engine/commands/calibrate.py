@@ -1,4 +1,4 @@
-"""`engine calibrate`: from a system-matrix file to an operators file."""
+"""The command `engine calibrate`: from a system-matrix file to an operators file."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from engine.operators.operators_file import save_operators
 def _parse_harmonics(
     _context: click.Context, _parameter: click.Parameter, text: str
 ) -> tuple[int, int] | None:
-    """Read FIRST:LAST, or none."""
+    """Read FIRST:LAST, or "none" (a click callback)."""
     if text.strip().lower() == "none":
         return None
     first, colon, last = text.partition(":")
@@ -26,7 +26,7 @@ def _parse_harmonics(
 def _parse_channels(
     _context: click.Context, _parameter: click.Parameter, text: str | None
 ) -> tuple[int, ...] | None:
-    """Read a comma-separated list of channel numbers."""
+    """Read a comma-separated list of channel numbers (a click callback)."""
     if text is None:
         return None
     try:

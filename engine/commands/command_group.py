@@ -15,14 +15,14 @@ from engine.errors import DeqMpiError
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """Where a command lives, and its line in the list of commands.
+    """Place of a command, and its line in the list of commands.
 
     Attributes
     ----------
     module, attribute : str
         Import path of the click command.
     short_help : str
-        One line. It is repeated here so that the list can be printed without importing every command.
+        Help of one line, repeated here so that the list can be printed without importing every command.
     """
 
     module: str
@@ -57,9 +57,9 @@ class CommandGroup(click.Group):
     Parameters
     ----------
     *args, **kwargs
-        Those of `click.Group`.
+        Arguments of `click.Group`.
     lazy_commands : mapping of str to LazyCommand
-        The commands, in the order of the help.
+        Commands by name, in the order of the help.
     """
 
     def __init__(self, *args: Any, lazy_commands: Mapping[str, LazyCommand], **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""`engine demo`: the whole path on built-in data."""
+"""The command `engine demo`: the whole path on built-in data."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ PRESET = "reference-0.5"
 METHODS_SHOWN = ("least-squares", "deq")
 
 FRAMES_SHOWN = 4
-"""Frames in the picture: one per column."""
+"""Number of frames in the picture: one per column."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class MethodResult:
     Attributes
     ----------
     psnr : float
-        Eq. (37), in dB.
+        Mean pSNR in dB (Eq. 37).
     ssim : float
-        Windowed SSIM.
+        Mean windowed SSIM in %.
     iterations : float
-        Evaluations of the fixed-point map.
+        Mean number of evaluations of the fixed-point map.
     converged : float
         Fraction of the frames whose solve met its tolerance.
     milliseconds : float
@@ -58,7 +58,7 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration measured.
+    """Figures that the demonstration measured.
 
     Attributes
     ----------
@@ -92,16 +92,16 @@ def run_demo(
     Parameters
     ----------
     out_dir : Path
-        Created if missing. Gets system-matrix.mdf, measurement.mdf, truth.h5, operators.h5,
+        Folder, created if missing. It gets system-matrix.mdf, measurement.mdf, truth.h5, operators.h5,
         least-squares.mdf, deq.mdf, images.png and report.json.
     n_frames : int
-        Phantom images.
+        Number of phantom images.
     snr_db : float
         Mean measurement SNR in dB.
     seed : int
-        Of phantoms and noise.
+        Seed of phantoms and noise.
     say : callable
-        Receives one line at each stage.
+        Function that receives one line at each stage.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def _assess(done: list[Reconstruction], truth: NDArray[np.float32]) -> MethodRes
 
 
 def _draw(path: Path, truth: NDArray[np.float32], images: dict[str, NDArray[np.float32]], grid: Grid) -> None:
-    """Draw a column per frame: truth on top, one method per row below."""
+    """Draw a column per frame: truth, float32 (F, 1, Ny, Nx), on top, one method per row below."""
     from engine.reconstruction.pictures import Panel, save_pictures  # matplotlib is slow to import
 
     shown = range(min(FRAMES_SHOWN, len(truth)))

@@ -1,4 +1,4 @@
-"""`engine info`: what a file or bundle is, in a few lines."""
+"""The command `engine info`: what a file or bundle is, in a few lines."""
 
 from pathlib import Path
 

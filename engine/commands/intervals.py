@@ -1,4 +1,4 @@
-"""`engine intervals`: calibrate the intervals of a bundle for one system matrix."""
+"""The command `engine intervals`: the intervals of a bundle, calibrated for one system matrix."""
 
 import time
 from pathlib import Path

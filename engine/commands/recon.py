@@ -1,4 +1,4 @@
-"""`engine recon`: from a measurement to images."""
+"""The command `engine recon`: from a measurement to images."""
 
 import itertools
 import json

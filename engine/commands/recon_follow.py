@@ -1,4 +1,4 @@
-"""`engine recon --follow`: images of a measurement while it is being written."""
+"""The command `engine recon --follow`: images of a measurement while it is being written."""
 
 import json
 import math
@@ -23,12 +23,12 @@ from engine.mpi.mdf.spectra import measurement_of
 from engine.reconstruction.reconstructor import Reconstruction, Reconstructor
 
 CAPACITY = 1_000_000
-"""Images in one file: six hours at 46.4 frames/s. Those not written take no space."""
+"""Most images in one file: six hours at 46.4 frames/s. Those not written take no space."""
 
 
 @dataclass
 class FollowedCounts:
-    """What became of the foreground frames."""
+    """Counts of what became of the foreground frames."""
 
     images: int = 0
     converged: int = 0

@@ -1,4 +1,4 @@
-"""`engine simulate`: a calibration, a phantom measurement and its ground truth."""
+"""The command `engine simulate`: a calibration, a phantom measurement and its ground truth."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`engine tune`: the hand-set weights of the methods for one system matrix."""
+"""The command `engine tune`: the hand-set weights of the methods for one system matrix."""
 
 import hashlib
 import time

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from engine.machine.compiled import kernel
 
 SMALLEST_PIVOT = 1e-15
-"""Relative to the mean squared residual: keeps the weights finite where rounding leaves nothing else."""
+"""Least pivot, relative to the mean squared residual: keeps weights finite where only rounding is left."""
 
 BLOCK = 512
-"""Entries mixed at a time: their float64 sums stay in the first-level cache."""
+"""Number of entries mixed at a time: their float64 sums stay in the first-level cache."""
 
 SMALLEST_SQUARE = 1e-300
-"""Keeps the weights finite where every residual is zero."""
+"""Least mean squared residual: keeps the weights finite where every residual is zero."""
 
 Vector = NDArray[Any]
-"""Contiguous float32 or float64, shape (n,)."""
+"""A contiguous vector of float32 or float64, shape (n,)."""
 
 
 class AndersonHistory:
@@ -38,21 +38,20 @@ class AndersonHistory:
     scaling f and z by a constant changes nothing. With one pair the point is the plain z + beta g.
 
     Vectors are kept in the state's type; every sum over them is done in float64, because weights of opposite
-    sign cancel. All buffers are allocated once; afterwards one block of `BLOCK` values at
-    a time is.
+    sign cancel. All buffers are allocated once; afterwards one block of `BLOCK` values at a time is.
 
     Parameters
     ----------
     size : int
         Length n of the state vector.
     memory : int
-        Pairs kept, at least 1. The oldest is overwritten.
+        Number of pairs kept, at least 1. The oldest is overwritten.
     beta : float
         Mixing weight; 1 is undamped.
     regularization : float
-        lambda > 0.
+        Weight lambda > 0 of ||a||^2.
     dtype : dtype, optional
-        Of the state: float32 or float64.
+        Type of the state: float32 or float64.
     measured : int, optional
         Leading entries of the state that residuals and weights look at; by default all. The rest is mixed
         with the same weights: a linear function of the state, carried along instead of computed again.
@@ -104,7 +103,7 @@ class AndersonHistory:
         _store(point, value, self._measured, slot, self._values, self._residuals, gram)
 
     def weights(self) -> NDArray[np.float64]:
-        """Return the weights a of the pairs held, in storage order; they sum to 1."""
+        """Return the weights a of the k pairs held, float64 (k,), in storage order; they sum to 1."""
         found = self._weights[: self._count]
         mixing_weights(self._gram, self._regularization, self._factor, found)
         return found
@@ -112,7 +111,7 @@ class AndersonHistory:
     def propose(self, out: Vector) -> None:
         """Write the next point into `out`, contiguous of shape (n,) and of the history's type.
 
-        Needs at least one pair.
+        At least one pair must be held.
         """
         _mix(self.weights(), self._values, self._residuals, self._damping, out)
 
@@ -123,9 +122,9 @@ def residual_norms(point: Vector, value: Vector, measured: int) -> tuple[float, 
     Parameters
     ----------
     point, value : ndarray of float32 or float64, shape (n,)
-        z and f(z), contiguous and of one type.
+        Vectors z and f(z), contiguous and of one type.
     measured : int
-        Entries that count.
+        Number of entries that count.
     """
     residual, size = _squared_norms(point, value, measured)
     return math.sqrt(residual), math.sqrt(size)
@@ -183,13 +182,13 @@ def mixing_weights(
     Parameters
     ----------
     gram : ndarray of float64, shape (m, m)
-        G G^T; the leading part as long as `weights` counts.
+        Matrix G G^T; the leading part as long as `weights` counts.
     regularization : float
-        lambda.
+        Weight lambda of ||a||^2.
     factor : ndarray of float64, shape (m, m)
-        Scratch.
+        Scratch space.
     weights : ndarray of float64, shape (k,)
-        Becomes a, k <= m.
+        Output a, k <= m.
     """
     # Stationarity of the Lagrangian: (G G^T + shift I) a is a constant vector. Cholesky, as G G^T + shift I
     # is positive definite; at most a handful of rows.
@@ -269,7 +268,7 @@ class AndersonSystem:
     memory : int
         Residuals held at most, at least 1; the oldest is dropped.
     regularization : float
-        lambda > 0.
+        Weight lambda > 0 of ||a||^2.
     """
 
     def __init__(self, n_slots: int, memory: int, regularization: float) -> None:
@@ -297,11 +296,11 @@ class AndersonSystem:
         Parameters
         ----------
         slot : int
-            Where it is.
+            Number of the slot.
         products : ndarray of float, shape (n_slots,)
-            Its inner products with the residuals of all slots; those of slots that are not held are ignored.
+            Inner products with the residuals of all slots; those of slots that are not held are ignored.
         squared_norm : float
-            Its inner product with itself.
+            Inner product of the residual with itself.
         """
         self._held = [*self._held, slot][-self._memory :]
         self._gram[slot, :] = products
@@ -309,7 +308,7 @@ class AndersonSystem:
         self._gram[slot, slot] = squared_norm
 
     def weights(self) -> NDArray[np.float64]:
-        """Return one weight per slot, shape (n_slots,): zero where none is held; their sum is 1."""
+        """Return one weight per slot, float64 (n_slots,): zero where none is held; their sum is 1."""
         gram = self._gram[np.ix_(self._held, self._held)]
         found = np.empty(len(gram))
         mixing_weights(gram, self._regularization, np.empty_like(gram), found)

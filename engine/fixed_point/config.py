@@ -1,4 +1,4 @@
-"""How a fixed point is iterated, and when that stops."""
+"""Settings of a fixed-point iteration: how it goes, and when it stops."""
 
 from dataclasses import asdict, dataclass
 from math import inf
@@ -8,7 +8,7 @@ from engine.machine.checked_values import require
 
 @dataclass(frozen=True)
 class FixedPointConfig:
-    """How to iterate, and when to stop.
+    """Settings of a fixed-point iteration: how it goes, and when it stops.
 
     Attributes
     ----------
@@ -17,11 +17,11 @@ class FixedPointConfig:
     beta : float
         Mixing weight; 1 is undamped.
     regularization : float
-        Of the Anderson weights, relative to the mean squared residual norm (`AndersonHistory`).
+        Weight of the size of the Anderson weights, relative to the mean squared residual (`AndersonHistory`).
     tolerance : float
-        Stop at ||f(z) - z|| / (||f(z)|| + 1e-12) <= tolerance, taken over the whole state.
+        Residual to stop at: ||f(z) - z|| / (||f(z)|| + 1e-12) <= tolerance, taken over the whole state.
     max_iterations : int
-        Evaluations of f.
+        Most evaluations of f.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Iterate a map on the states of many frames, each frame until its own tolerance is met."""
+"""Plain iteration of a map on the states of many frames, each frame until its own tolerance is met."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from engine.errors import NonFiniteError
 from engine.fixed_point.safeguard import TINY_NORM
 
 FramesStep = Callable[[Float32Array, Float32Array], None]
-"""`step(z, out)` writes the next states of all frames, shape (F, n), into `out` and leaves z alone."""
+"""A map of all frames: `step(z, out)` writes the next states, float32 (F, n), into `out`, leaving z alone."""
 
 
 def iterate_plain(
@@ -31,14 +31,14 @@ def iterate_plain(
     iterations : int
         Most steps to take.
     tolerance : float
-        A frame ends when its residual is at most this.
+        Residual at which a frame ends.
 
     Returns
     -------
     states : ndarray of float32, shape (F, n)
         Last state of each frame.
     residuals : list of list of float
-        One residual per step, for each frame.
+        Residuals of each frame, one per step.
     steps : ndarray of int64, shape (F,)
         Steps taken by each frame.
 

@@ -1,4 +1,4 @@
-"""What a fixed-point iteration decides after each evaluation: to stop, to accept, or to go back."""
+"""Decisions of a fixed-point iteration after each evaluation: to stop, to accept, or to go back."""
 
 import math
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from engine.fixed_point.config import FixedPointConfig
 from engine.fixed_point.solution import Result, SolveStats
 
 GROWTH_LIMIT = 2.0
-"""An accelerated point whose residual exceeds this many times the best one is rejected."""
+"""Multiple of the best residual above which an accelerated point is rejected."""
 
 TINY_NORM = 1e-12
-"""Keeps the relative residual defined at f(z) = 0."""
+"""Norm added to that of f(z), so that the relative residual is defined at f(z) = 0."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one evaluation f(z).
+    """Verdict on one evaluation f(z).
 
     Attributes
     ----------
     is_best : bool
-        The residual is the smallest so far: keep f(z).
+        Whether the residual is the smallest so far, so that f(z) is to be kept.
     has_ended : bool
-        The tolerance is met or the limit reached; what follows has no meaning then.
+        Whether the tolerance is met or the limit reached; what follows has no meaning then.
     is_rejected : bool
-        Forget the history and resume from a value seen before.
+        Whether to forget the history and resume from a value seen before.
     resumes_from_best : bool
-        If rejected: from the best value, else from the last one that was accepted.
+        Whether that is, if rejected, the best value, or else the last one that was accepted.
     """
 
     is_best: bool
@@ -63,7 +63,7 @@ class Safeguard:
         Parameters
         ----------
         difference, size : float
-            ||f(z) - z|| and ||f(z)||.
+            Norms ||f(z) - z|| and ||f(z)||.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What every iterative solve returns: the value, how it ended, and what it did on the way."""
+"""Solution of every iterative solve: the value, how it ended, and what it did on the way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Result(Enum):
-    """How a solve ended. The values are the sentences shown to people."""
+    """Result of a solve: how it ended. The values are the sentences shown to people."""
 
     CONVERGED = "the residual fell below the tolerance"
     MAX_ITERATIONS = "the iteration limit was reached before the tolerance"
@@ -35,7 +35,7 @@ class SolveStats:
     residuals : tuple of float
         Relative residual after each iteration, length `iterations`.
     restarts : int
-        How often the safeguard rejected an accelerated step and fell back to a plain one.
+        Number of accelerated steps that the safeguard rejected to fall back to a plain one.
     weights : mapping of str to float
         Hand-set weights that the solve used, by name; empty for a method without.
     weights_clamped : bool
@@ -56,10 +56,10 @@ class Solution:
 
     Attributes
     ----------
-    value : ndarray
-        The best iterate found; always finite.
+    value : ndarray of float
+        Best iterate found, in the shape and type of the state; always finite.
     result : Result
-        How the solve ended. A solve that did not converge says so here.
+        End of the solve. One that did not converge says so here.
     stats : SolveStats
         Iterations and residual history.
     """

@@ -1,4 +1,4 @@
-"""Solve z = f(z) by safeguarded Anderson iteration, for one vector or for those of many frames."""
+"""Solver of z = f(z) by safeguarded Anderson iteration, for one vector or for those of many frames."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Step = Callable[[NDArray[Any], NDArray[Any]], None]
-"""`step(z, out)` writes f(z) into `out` and leaves z alone; both have shape (n,) and the state's dtype."""
+"""A map: `step(z, out)` writes f(z) into `out` and leaves z alone; both are (n,), of the state's dtype."""
 
 
 class FramesStep(Protocol):
@@ -38,7 +38,7 @@ class FramesStep(Protocol):
 
 
 class FixedPointSolver:
-    """Find z = f(z) for one vector, or for those of many frames, each until its own tolerance is met.
+    """Solver of z = f(z) for one vector, or for those of many frames, each until its own tolerance is met.
 
     The history and the safeguard are those of `AndersonHistory` and `Safeguard`. The value returned is f(z)
     at the smallest residual seen, whether or not that met the tolerance.
@@ -69,11 +69,11 @@ class FixedPointSolver:
         Parameters
         ----------
         step : FramesStep
-            The map. The arrays are reused; the step must not keep them.
+            Map of the frames. The arrays are reused; the step must not keep them.
         starts : ndarray of float32 or float64, shape (F, n)
             First points; not changed. Their dtype is the dtype of the iteration.
         deadline : float, optional
-            When to end, on the clock `time.perf_counter`. At least one evaluation is made, and another one
+            Time to end at, on the clock `time.perf_counter`. At least one evaluation is made, and another one
             only if it will be over by then, judged by the one before.
 
         Returns
@@ -147,7 +147,10 @@ class _Track:
         self._safeguard = Safeguard(self._config)
 
     def advance(self, point: NDArray[Any], value: NDArray[Any]) -> bool:
-        """Take note of f(point) = value; return True at the end, else write the next point into `point`."""
+        """Take note of f(point) = value; return True at the end, else write the next point into `point`.
+
+        Both are contiguous, (n,), and of the state's dtype.
+        """
         history = self._history
         verdict = self._safeguard.judge(*residual_norms(point, value, self._measured))
         if verdict.is_best:
@@ -174,7 +177,7 @@ def solve_fixed_point(step: Step, start: NDArray[np.floating], config: FixedPoin
     Parameters
     ----------
     step : callable
-        `step(z, out)` writes f(z) into `out`. The arrays are reused; the step must not keep them.
+        Map: `step(z, out)` writes f(z) into `out`. The arrays are reused; the step must not keep them.
     start : ndarray of float32 or float64, shape (n,)
         First point; it is not changed, and its dtype is the dtype of the iteration.
     config : FixedPointConfig
@@ -203,4 +206,4 @@ class _SingleFrame:
         self._step(z[0], out[0])
 
     def keep(self, _frames: Sequence[int]) -> None:
-        """Nothing to leave out: a solve of one frame ends with it."""
+        """Keep the frame, as there is nothing to leave out: a solve of one frame ends with it."""

@@ -18,7 +18,7 @@ from engine.fixed_point.safeguard import Safeguard
 from engine.fixed_point.solution import Result, SolveStats
 
 START_SLOT = 0
-"""Where the first point is put before a solve, as a value with residual zero."""
+"""Slot in which the first point is put before a solve, as a value with residual zero."""
 
 SPARE_SLOTS = 2
 """Slots beyond the memory: one for the best value seen, one to write the next value into."""
@@ -26,14 +26,14 @@ SPARE_SLOTS = 2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation of the map tells of the value f and the residual g = f - z it wrote into a slot.
+    """Figures of an evaluation of the map: of the value f and the residual g = f - z it wrote into a slot.
 
     Attributes
     ----------
     products : ndarray of float64, shape (n_slots,)
         Inner products of g with the residuals of all slots; that of the slot written has no meaning.
     squared_residual, squared_value : float
-        ||g||^2 and ||f||^2 over the whole state.
+        Squared norms ||g||^2 and ||f||^2 over the whole state.
     """
 
     products: NDArray[np.float64]
@@ -55,27 +55,27 @@ class SlotStep(Protocol):
         Parameters
         ----------
         weights : ndarray of float64, shape (n_slots,)
-            a, of sum 1; zero for the slot that is written.
+            Weights a, of sum 1; zero for the slot that is written.
         damping : float
-            1 - beta; with 0 the point is a mixture of values alone.
+            Damping 1 - beta; with 0 the point is a mixture of values alone.
         slot : int
-            Where to put the new pair.
+            Slot in which to put the new pair.
         """
         ...
 
 
 @dataclass(frozen=True)
 class SlotSolution:
-    """Where the best value is, and how the solve went.
+    """Solution in a slot: where the best value is, and how the solve went.
 
     Attributes
     ----------
     slot : int
-        Of f(z) at the smallest residual seen.
+        Slot of f(z) at the smallest residual seen.
     result : Result
-        CONVERGED or MAX_ITERATIONS.
+        End of the solve: CONVERGED or MAX_ITERATIONS.
     stats : SolveStats
-        One relative residual per evaluation.
+        Account of the solve, with one relative residual per evaluation.
     """
 
     slot: int

@@ -63,15 +63,15 @@ class Grid:
         return x, y, z
 
     def to_volume(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        """Reshape (..., N) voxel vectors to (..., Nz, Ny, Nx) volumes (a view where possible)."""
+        """Reshape (..., N) voxel vectors of any type to (..., Nz, Ny, Nx) volumes (a view where possible)."""
         return vectors.reshape(*vectors.shape[:-1], *self.volume_shape)
 
     def to_vector(self, volumes: NDArray[Any]) -> NDArray[Any]:
-        """Reshape (..., Nz, Ny, Nx) volumes to (..., N) voxel vectors (a view where possible)."""
+        """Reshape (..., Nz, Ny, Nx) volumes of any type to (..., N) voxel vectors (a view where possible)."""
         return volumes.reshape(*volumes.shape[:-3], self.n_voxels)
 
     def positions(self) -> NDArray[np.float64]:
-        """Voxel centres in metres, shape (N, 3), x fastest."""
+        """Voxel centres in metres, float64 (N, 3), x fastest."""
         axes = [
             c - f / 2 + (np.arange(n) + 0.5) * (f / n)
             for n, f, c in zip(self.size, self.field_of_view, self.center, strict=True)

@@ -114,7 +114,7 @@ def ssim_windowed(
     image, truth : array_like, shape (..., Ny, Nx)
         Reconstruction and ground truth in one unit, at least 7 pixels along both axes.
     data_range : array_like, optional
-        As in `ssim_global`.
+        Range L, broadcast against the leading axes, as in `ssim_global`.
 
     Returns
     -------
@@ -152,14 +152,14 @@ def _similarity(
     c1: NDArray[np.float64],
     c2: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Evaluate the right-hand side of Eq. (38)."""
+    """Evaluate the right-hand side of Eq. (38) for arrays of float64 that broadcast against each other."""
     numerator = (2 * mean_x * mean_t + c1) * (2 * covariance + c2)
     denominator = (mean_x**2 + mean_t**2 + c1) * (variance_x + variance_t + c2)
     return np.asarray(numerator / denominator)
 
 
 def _window_mean(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over every window that lies inside the image, shape (..., Ny - 6, Nx - 6)."""
+    """Mean over every window that lies inside the image, float64 (..., Ny - 6, Nx - 6)."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (SSIM_WINDOW, SSIM_WINDOW), axis=(-2, -1))
     return np.asarray(windows.mean(axis=(-2, -1)))
 
@@ -167,7 +167,7 @@ def _window_mean(images: NDArray[np.float64]) -> NDArray[np.float64]:
 def _constants(
     truth: NDArray[np.float64], data_range: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """c1 and c2 of Eq. (38), one per image."""
+    """Constants c1 and c2 of Eq. (38), float64 (...), one per image."""
     span = _peak(truth) if data_range is None else np.asarray(data_range, np.float64)
     if not np.all(span > 0):
         raise InputError(f"SSIM data range is {span}; expected positive values")
@@ -175,7 +175,7 @@ def _constants(
 
 
 def _peak(truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest magnitude of each ground truth."""
+    """Largest magnitude of each ground truth, float64 (...)."""
     peak = np.abs(truth).max(axis=(-2, -1))
     if np.any(peak == 0):
         raise InputError("a ground-truth image is zero; expected images with a non-zero peak")
@@ -183,20 +183,20 @@ def _peak(truth: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _decibel(signal: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
-    """20 log10(signal / error), infinite for an error of zero."""
+    """Level 20 log10(signal / error), float64 in the shape of both; infinite for an error of zero."""
     with np.errstate(divide="ignore"):
         return np.asarray(20 * np.log10(np.divide(signal, error)))
 
 
 def _images(image: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both images in float64, shapes checked."""
+    """Both images as float64 (..., Ny, Nx), with their shapes checked."""
     x, t = np.asarray(image, np.float64), np.asarray(truth, np.float64)
     _require_equal_shapes("image", x, "ground truth", t, min_axes=2)
     return x, t
 
 
 def _wide(values: NDArray[Any]) -> NDArray[Any]:
-    """Convert to double precision, real or complex."""
+    """Convert an array of any shape to double precision: float64, or complex128 if it is complex."""
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.errors import SelectionError
 
 MIN_BACKGROUND_FRAMES = 2
-"""A standard deviation needs at least two samples."""
+"""Fewest background frames: a standard deviation needs at least two samples."""
 
 FREQUENCY_ROUNDING = 1e-9
 """Relative slack of band limits, so that a bin exactly on a limit is inside whatever its rounding."""
@@ -165,7 +165,7 @@ def drive_frequency(base_frequency: float, divider: NDArray[np.integer[Any]]) ->
     Parameters
     ----------
     base_frequency : float
-        Hz.
+        Base frequency of the scanner in Hz.
     divider : ndarray of int, shape (D, F)
         Dividers of the base frequency of all drive channels.
 
@@ -191,7 +191,7 @@ def drive_frequency(base_frequency: float, divider: NDArray[np.integer[Any]]) ->
 def frequency_band(
     frequencies: NDArray[np.float64], minimum: float, maximum: float | None
 ) -> NDArray[np.bool_]:
-    """Return which bins lie between two frequencies in Hz, limits included; shape (K,)."""
+    """Return which bins lie between two frequencies in Hz, limits included: bool (K,)."""
     slack = FREQUENCY_ROUNDING * np.abs(frequencies).max(initial=0.0)
     inside = frequencies >= minimum - slack
     if maximum is not None:
@@ -207,13 +207,13 @@ def harmonic_bins(
     Parameters
     ----------
     frequencies : ndarray of float64, shape (K,)
-        Hz.
+        Frequencies of the bins in Hz.
     drive : float
         Drive frequency in Hz.
     harmonics : tuple of int
         First and last harmonic.
     half_width : float
-        Hz on both sides of each harmonic, limits included.
+        Width in Hz on both sides of each harmonic, limits included.
 
     Returns
     -------
@@ -227,10 +227,10 @@ def harmonic_bins(
 def nearest_harmonic(
     frequencies: NDArray[np.float64], drive: float, harmonics: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """Return the harmonic between first and last that is closest to each frequency; shape (K,)."""
+    """Return the harmonic between first and last that is closest to each frequency: int64 (K,)."""
     return np.clip(np.rint(frequencies / drive), *harmonics).astype(np.int64)
 
 
 def stack_real(rows: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.floating[Any]]:
-    """Stack complex rows (..., M) as real ones (..., 2M), real parts first."""
+    """Stack complex rows (..., M) as real ones (..., 2M) of the same precision, real parts first."""
     return np.concatenate([rows.real, rows.imag], axis=-1)

@@ -93,7 +93,7 @@ def _box_axis(n: int, factor: int) -> sp.csr_array:
 
 
 def _cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cubic convolution kernel at signed distances in coarse voxels."""
+    """Cubic convolution kernel at signed distances in coarse voxels, float64 in the shape of these."""
     t = np.abs(distance)
     near = ((CUBIC_A + 2) * t - (CUBIC_A + 3)) * t**2 + 1
     far = CUBIC_A * (((t - 5) * t + 8) * t - 4)
@@ -101,7 +101,7 @@ def _cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mirror(index: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Fold indices into [0, n) by half-sample symmetry: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ..."""
+    """Fold int64 indices into [0, n) by half-sample symmetry: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ..."""
     folded = index % (2 * n)
     return np.where(folded < n, folded, 2 * n - 1 - folded)
 

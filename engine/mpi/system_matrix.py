@@ -26,7 +26,7 @@ class SystemMatrix:
     layout : RowLayout
         Place of each row in the dense layout.
     acquisition : Acquisition
-        What a measurement must match.
+        Settings that a measurement must match.
     noise_std : ndarray of float64, shape (M,)
         Noise standard deviation per real component of each row, in the unit of the raw spectra.
 
@@ -58,7 +58,7 @@ class SystemMatrix:
             raise SelectionError("a noise level is zero or not finite; expected positive noise in every row")
 
     def real_rows(self) -> NDArray[np.float64]:
-        """Return the real-stacked matrix [Re; Im], shape (2M, N)."""
+        """Return the real-stacked matrix [Re; Im], float64 (2M, N)."""
         return stack_real(self.rows.T).T.astype(np.float64)
 
     def upsampled(self, factor: int) -> "SystemMatrix":

@@ -19,7 +19,7 @@ class AxisRange:
     Attributes
     ----------
     minimum, optimum, maximum : int
-        Shortest, the one to be fastest at, longest.
+        Lengths: the shortest, the one to be fastest at, the longest.
 
     Raises
     ------
@@ -51,7 +51,7 @@ class ShapeRange:
     Attributes
     ----------
     minimum, optimum, maximum : tuple of int
-        Of equal rank.
+        Shapes of equal rank: the smallest, the one to be fastest at, the largest.
     """
 
     minimum: Lengths
@@ -69,18 +69,18 @@ BATCH = "batch"
 """Name of the axis of frames."""
 
 DEFAULT_BATCH = AxisRange(1, 1, 64)
-"""One frame at a time while a scan runs; the engine solves stored frames 32 at a time."""
+"""Numbers of frames: one at a time while a scan runs; the engine solves stored frames 32 at a time."""
 
 SLOTS = "slots"
 """Name of the axis of states that a step mixes."""
 
 DEFAULT_SLOTS = AxisRange(2, 7, 18)
-"""Two more than the accelerator remembers: the usual memory is 5."""
+"""Numbers of states: two more than the accelerator remembers, whose usual memory is 5."""
 
 REFERENCE_LENGTHS: Mapping[str, int] = MappingProxyType(
     {"height": 13, "width": 26, "voxels": 338, "lines": 60, "bins": 130}
 )
-"""The reference scanner: its grid is 26 x 13 voxels, its dense layout 60 angles x 130 bins. The number of
+"""Lengths of the reference scanner: a grid of 26 x 13 voxels, a layout of 60 angles x 130 bins. The number of
 rows depends on which of them a calibration selects."""
 
 
@@ -105,11 +105,11 @@ def shape_range(name: str, axes: Shape, ranges: Mapping[str, AxisRange]) -> Shap
     Parameters
     ----------
     name : str
-        Of the input, for the error.
+        Name of the input, for the error.
     axes : tuple of int or str
         Fixed lengths and names of free axes, as in the manifest.
     ranges : mapping of str to AxisRange
-        By axis name; may hold more than are used.
+        Ranges by axis name; there may be more than are used.
 
     Raises
     ------

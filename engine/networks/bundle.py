@@ -32,7 +32,7 @@ class Bundle:
     Attributes
     ----------
     manifest : Manifest
-        Its description.
+        Description of the bundle.
     path : Path
         The folder.
     networks : mapping of str to bytes

@@ -1,4 +1,4 @@
-"""Per-pixel intervals of stated coverage: which half-widths a reconstructed image gets.
+"""Per-pixel intervals of stated coverage: the table of half-widths that a reconstructed image gets.
 
 The half-widths are a table over the estimated SNR of the frame and two features of the pixel: the local peak
 p, the largest value of the image in the 3 x 3 (x 3) neighbourhood, and the share x / p that the pixel has of
@@ -32,7 +32,7 @@ NEIGHBOURHOOD = 3
 
 @dataclass(frozen=True)
 class Interval:
-    """What the true concentrations of one image lie in, each with a stated probability.
+    """Interval in which each true concentration of one image lies with a stated probability.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Intervals:
     below, above : ndarray of float64, shape (L, P, Q)
         Half-widths, not negative.
     source : mapping
-        Where the table comes from, for people; values that JSON can hold.
+        Origin of the table, for people; values that JSON can hold.
 
     Raises
     ------
@@ -131,7 +131,7 @@ class Intervals:
         Parameters
         ----------
         image : ndarray of float32, shape (Nz, Ny, Nx)
-            In normalised units, peak about 1.
+            Image in normalised units, peak about 1.
         snr_db : float
             Estimated SNR of the frame.
         intensity : float
@@ -140,7 +140,7 @@ class Intervals:
         Returns
         -------
         Interval
-            In concentrations.
+            Bounds in concentrations.
         """
         cells = self.cells(image)
         below, above = (np.take(table, cells) for table in self.half_widths(snr_db))
@@ -155,11 +155,11 @@ class Intervals:
         )
 
     def cells(self, image: NDArray[np.floating]) -> NDArray[np.intp]:
-        """Return the class of every voxel of an image (Nz, Ny, Nx) as a flat index into (P, Q)."""
+        """Return the class of every voxel of an image, intp (Nz, Ny, Nx), as a flat index into (P, Q)."""
         return pixel_cells(image, self.peak_edges, self.share_edges)
 
     def half_widths(self, snr_db: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the half-widths below and above, each (P, Q), at an estimated SNR."""
+        """Return the half-widths below and above, each float64 (P, Q), at an estimated SNR in dB."""
         place = float(np.interp(snr_db, self.snr_db, np.arange(self.snr_db.size)))
         first = int(place)
         second = min(first + 1, self.snr_db.size - 1)
@@ -193,7 +193,7 @@ def pixel_cells(
     Parameters
     ----------
     image : ndarray of float, shape (Nz, Ny, Nx)
-        In normalised units.
+        Image in normalised units.
     peak_edges, share_edges : ndarray of float64, shapes (P - 1,) and (Q - 1,)
         Borders of the classes.
 

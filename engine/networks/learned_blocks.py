@@ -1,4 +1,4 @@
-"""What the fixed-point map needs of its two learned blocks; any callable of these shapes will do.
+"""Protocols of the two learned blocks of the fixed-point map; any callable of these shapes will do.
 
 Bound to arrays that stay where they are, a call of a block on the CPU copies nothing.
 """
@@ -23,14 +23,14 @@ class ImagePrior(Protocol):
         Parameters
         ----------
         v : ndarray of float32, shape (B, 1, Ny, Nx)
-            x - d1, peak about 1. The caller reuses the arrays: do not keep or change them.
+            Images x - d1, peak about 1. The caller reuses the arrays: do not keep or change them.
         noise : ndarray of float32, shape (B, 1, 1, 1)
             Standard deviation sigma of each real row of the normalised measurements; a prior may ignore it.
 
         Returns
         -------
-        ndarray, shape (B, 1, Ny, Nx)
-            z1.
+        ndarray of float32, shape (B, 1, Ny, Nx)
+            Regularised images z1.
         """
         ...
 
@@ -46,25 +46,25 @@ class Consistency(Protocol):
         Parameters
         ----------
         v : ndarray of float32, shape (B, 2, n_lines, n_bins)
-            A x - d0 in the dense layout (`RowLayout`), zero where no row is selected. All four arrays are
-            reused by the caller: do not keep or change them.
+            Data A x - d0 in the dense layout (`RowLayout`), zero where no row is selected. All four arrays
+            are reused by the caller: do not keep or change them.
         y : ndarray of float32, shape (B, 2, n_lines, n_bins)
             Measured data, same layout.
         mask : ndarray of float32, shape (1, 1, n_lines, n_bins)
-            1 where a row is selected, else 0.
+            Mask: 1 where a row is selected, else 0.
         epsilon : ndarray of float32, shape (B, 1, 1, 1)
             Bound on ||z0 - y||.
 
         Returns
         -------
-        ndarray, shape (B, 2, n_lines, n_bins)
-            z0.
+        ndarray of float32, shape (B, 2, n_lines, n_bins)
+            Consistent data z0.
         """
         ...
 
 
 BoundBlock = Callable[[], NDArray[Any]]
-"""Runs a block on the arrays that it was bound to; what it returns is valid until the next call."""
+"""A block bound to arrays: a call runs it on them; what it returns is valid until the next call."""
 
 
 def bind(
@@ -75,9 +75,9 @@ def bind(
     Parameters
     ----------
     name : str
-        Of the block, for errors.
+        Name of the block, for errors.
     block : ImagePrior or Consistency
-        If it has a method `bind`, that makes the call; any callable will do.
+        Block, or any callable; one that has a method `bind` makes the call itself.
     *arrays : ndarray of float32
         Inputs in call order, one row per frame, or a single one for all. Their content may change between
         calls, their place may not.

@@ -132,7 +132,7 @@ class Manifest:
     Attributes
     ----------
     name, description : str
-        What the model is, for people.
+        Name and description of the model, for people.
     method : str
         The method that the networks were trained for.
     created : str

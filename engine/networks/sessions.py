@@ -28,10 +28,10 @@ PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
 """Our name of each execution provider of ONNX Runtime, the runtime's name and the options we set."""
 
 NATIVE_TENSORRT = "tensorrt-native"
-"""TensorRT without ONNX Runtime: runs the plans that `deqmpi-export tensorrt` put into the bundle."""
+"""Name of TensorRT without ONNX Runtime: it runs the plans that `deqmpi-export tensorrt` adds to a bundle."""
 
 PROVIDER_NAMES = (*PROVIDERS, NATIVE_TENSORRT)
-"""Every way to run a bundle's networks."""
+"""Names of all ways to run a bundle's networks."""
 
 NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
 """The runtime's switch that makes a node which only the CPU could run an error."""
@@ -39,7 +39,7 @@ NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
 
 @dataclass(frozen=True)
 class SessionTuning:
-    """What a session is specialised to, beyond the settings that all sessions share.
+    """Specialisation of a session, beyond the settings that all sessions share.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class OnnxSession:
         self._output_axes = next(iter(outputs.values()))
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
-        """Run the network on named arrays and return its first output.
+        """Run the network on named arrays, float32 with the axes `inputs`; return its first output, likewise.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class OnnxSession:
         Parameters
         ----------
         **inputs : ndarray of float32
-            C-contiguous, kept as long as the call is.
+            Arrays with the axes of the inputs, C-contiguous; they are kept as long as the call is.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class OnnxPrior:
     bundle : Bundle
         Checked bundle of any method.
     provider : str, optional
-        One of `PROVIDER_NAMES`.
+        Name of the provider, one of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
         Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), which the
         plans of "tensorrt-native" have to hold.
@@ -183,11 +183,11 @@ class OnnxPrior:
         self._takes_noise = bundle.manifest.networks["rdn"].takes_noise
 
     def __call__(self, v: Float32Array, noise: Float32Array, /) -> NDArray[Any]:
-        """Regularise images (B, 1, Ny, Nx); a network without noise level ignores `noise` (B, 1, 1, 1)."""
+        """Regularise images, float32 (B, 1, Ny, Nx); a network may do without `noise`, (B, 1, 1, 1)."""
         return self._session(v=v, noise=noise) if self._takes_noise else self._session(v=v)
 
     def bind(self, v: Float32Array, noise: Float32Array, /) -> BoundBlock:
-        """Return the call of these arrays, which may change their content but not their place."""
+        """Return the call of these arrays, as in `__call__`; they may change in content but not in place."""
         return self._session.bind(v=v, noise=noise) if self._takes_noise else self._session.bind(v=v)
 
 
@@ -199,7 +199,7 @@ class OnnxConsistency:
     bundle : Bundle
         Checked bundle of the method deq, the only one with this network.
     provider : str, optional
-        One of `PROVIDER_NAMES`.
+        Name of the provider, one of `PROVIDER_NAMES`.
     lengths : mapping of str to int, optional
         Lengths of the axes that the operators decide (`engine.networks.axis_ranges.axis_lengths`), which the
         plans of "tensorrt-native" have to hold.
@@ -219,13 +219,13 @@ class OnnxConsistency:
     def __call__(
         self, v: Float32Array, y: Float32Array, mask: Float32Array, epsilon: Float32Array, /
     ) -> NDArray[Any]:
-        """Make data (B, 2, n_lines, n_bins) consistent with the measurement."""
+        """Make data consistent with the measurement; shapes and types are those of `Consistency`."""
         return self._session(v=v, y=y, mask=mask, epsilon=epsilon)
 
     def bind(
         self, v: Float32Array, y: Float32Array, mask: Float32Array, epsilon: Float32Array, /
     ) -> BoundBlock:
-        """Return the call of these arrays, which may change their content but not their place."""
+        """Return the call of these arrays, as in `__call__`; they may change in content but not in place."""
         return self._session.bind(v=v, y=y, mask=mask, epsilon=epsilon)
 
 
@@ -276,7 +276,7 @@ def open_session(model: bytes, provider: str, tuning: SessionTuning | None = Non
     provider : str
         "cpu" or "cuda".
     tuning : SessionTuning, optional
-        What to specialise it to.
+        Specialisation of the session.
 
     Returns
     -------

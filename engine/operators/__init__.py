@@ -1,1 +1,1 @@
-"""What a solver needs of one system matrix: factors, products, the file that keeps them."""
+"""Operators, what a solver needs of one system matrix: factors, products, the file that keeps them."""

@@ -1,4 +1,4 @@
-"""From a system matrix in memory to the operators of the solvers: normalisation, SVD and inverse."""
+"""Factorisation of a system matrix in memory to the operators of the solvers: normalisation, SVD, inverse."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,15 +76,15 @@ def make_factored_operators(
 ) -> Operators:
     """Precompute the leading singular triplets of a system matrix, and nothing that grows faster.
 
-    As `make_operators`, but A is replaced by its best approximation of rank K, of which only U, s and V are
-    kept.
+    It does what `make_operators` does, but A is replaced by its best approximation of rank K, of which only
+    U, s and V are kept.
 
     Parameters
     ----------
     system_matrix : SystemMatrix
         Whitened rows, R = 2M real ones on N voxels.
     n_triplets : int
-        K.
+        Number K of triplets.
     rank : int, optional
         Singular triplets kept in the least-squares start; by default as in `make_operators`, but at most
         those of the K with a singular value above rounding.
@@ -94,7 +94,7 @@ def make_factored_operators(
     Returns
     -------
     Operators
-        Factored ones.
+        Factored operators.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _zero_matrix() -> SelectionError:
 def _full_right_svd(
     matrix: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """U (R, N), s (N,) and V (N, N), filled up with zeros (U, s) and a null-space basis (V) if R < N."""
+    """U (R, N), s (N,) and V (N, N), float64; if R < N with zeros (U, s) and a null-space basis (V) added."""
     n_rows, n_voxels = matrix.shape
     left, s, right = np.linalg.svd(matrix, full_matrices=n_rows < n_voxels)
     missing = n_voxels - len(s)

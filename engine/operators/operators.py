@@ -1,4 +1,4 @@
-"""Everything a solver needs of one system matrix, precomputed: the content of `operators.h5`.
+"""Operators: everything a solver needs of one system matrix, precomputed; the content of `operators.h5`.
 
 The system matrix is whitened, real-stacked and divided by `Operators.scale`, so that its spectral norm
 is `SPECTRAL_NORM`. ADMM weighs data and image with a fixed ratio of one (Eq. 7), so this norm is part
@@ -19,19 +19,19 @@ SPECTRAL_NORM = 25.0
 """Spectral norm of the normalised system matrix, the regime of the published weights (theirs: 25.3)."""
 
 START_DAMPING = 1e-4
-"""Added to the singular values of the least-squares start, as in the released code."""
+"""Damping added to the singular values of the least-squares start, as in the released code."""
 
 
 @dataclass(frozen=True)
 class DenseMatrices:
-    """What grows with the product of rows and voxels, and with the square of the voxels.
+    """Matrices that grow with the product of rows and voxels, and with the square of the voxels.
 
     Attributes
     ----------
     system_matrix : ndarray of float32, shape (R, N)
-        A: rows [Re; Im], whitened, divided by `Operators.scale`.
+        Matrix A: rows [Re; Im], whitened, divided by `Operators.scale`.
     inverse : ndarray of float32, shape (N, N)
-        M = (I + A^T A)^-1 of Eq. (7).
+        Inverse M = (I + A^T A)^-1 of Eq. (7).
     """
 
     system_matrix: NDArray[np.float32]
@@ -54,26 +54,26 @@ class Operators:
     layout : RowLayout
         Dense layout of the M complex rows.
     acquisition : Acquisition
-        What a measurement must match.
+        Settings that a measurement must match.
     noise_std : ndarray of float64, shape (M,)
         Noise standard deviation per real component of each selected row of the calibration's background,
         in the unit of the raw spectra. Rows of a measurement are divided by it (whitening).
     scale : float
         Factor between the whitened system matrix (per unit concentration) and `system_matrix`.
     left_singular : ndarray of float32, shape (K, R)
-        U^T of the singular value decomposition A = U diag(s) V^T.
+        Factor U^T of the singular value decomposition A = U diag(s) V^T.
     singular_values : ndarray of float64, shape (K,)
-        s, decreasing.
+        Singular values s, decreasing.
     right_singular : ndarray of float32, shape (N, K)
-        V, one singular vector per column.
+        Factor V, one singular vector per column.
     rank : int
         Singular triplets kept in the least-squares start, at most K.
     source_sha256 : str
         SHA-256 of the calibration file (or "" for one made in memory).
     dense : DenseMatrices, optional
-        A and M multiplied out; None for factored operators.
+        Matrices A and M multiplied out; None for factored operators.
     truncation_error : float
-        ||A - U diag(s) V^T|| / ||A|| of the calibration's matrix A, in the Frobenius norm; 0 for dense ones.
+        Share ||A - U diag(s) V^T|| / ||A|| of the calibration's A, in the Frobenius norm; 0 for dense ones.
     largest_dropped : float
         Singular value number K + 1 of the calibration's matrix, in the unit of `singular_values`: a
         unit vector as image can lose data of that norm. 0 for dense operators.
@@ -110,23 +110,23 @@ class Operators:
 
     @property
     def system_matrix(self) -> NDArray[np.float32]:
-        """A, shape (R, N); PairingError for factored operators."""
+        """Matrix A, float32 (R, N); PairingError for factored operators."""
         return self._require_dense().system_matrix
 
     @property
     def inverse(self) -> NDArray[np.float32]:
-        """M, shape (N, N); PairingError for factored operators."""
+        """Inverse M = (I + A^T A)^-1, float32 (N, N); PairingError for factored operators."""
         return self._require_dense().inverse
 
     @cached_property
     def start_matrix(self) -> NDArray[np.float32]:
-        """V_r diag(1 / (s_r + START_DAMPING)), shape (N, rank): x_LS = start_matrix @ (U^T y)[:rank]."""
+        """V_r diag(1 / (s_r + START_DAMPING)), float32 (N, rank): x_LS = start_matrix @ (U^T y)[:rank]."""
         s = self.singular_values[: self.rank]
         return np.ascontiguousarray(self.right_singular[:, : self.rank] / (s + START_DAMPING), np.float32)
 
     @cached_property
     def weighted_adjoint(self) -> NDArray[np.float32]:
-        """M A^T = V diag(s / (1 + s^2)) U^T, shape (N, R): the data's share of the image in Eq. (7).
+        """M A^T = V diag(s / (1 + s^2)) U^T, float32 (N, R): the data's share of the image in Eq. (7).
 
         Its norm is at most 1/2. Applied one after the other, A^T rounds at the size of ||A||, and M lets
         those errors pass wherever A hardly sees the image. PairingError for factored operators.

@@ -1,4 +1,4 @@
-"""`operators.h5`: the operators of one system matrix on disk, with units and a hash of the content."""
+"""The file `operators.h5`: operators of one system matrix on disk, with units and a hash of the content."""
 
 import hashlib
 import os
@@ -61,7 +61,7 @@ FIELDS = {
     "truncation_error": Field((), np.float64, "1", "||A - U diag(s) V^T|| / ||A||, Frobenius norms"),
     "largest_dropped": Field((), np.float64, "1", "singular value number T + 1 of A; 0 if T = N"),
 }
-"""Every dataset of the file, in the order in which they are hashed."""
+"""Datasets of the file, in the order in which they are hashed."""
 
 DENSE = ("system_matrix", "inverse")
 """Datasets that a file of factored operators lacks."""
@@ -81,7 +81,7 @@ FIELDS_OF_SCHEMA_1 = {
         "rank",
     )
 }
-"""What files held before there were factored operators; the adjoint, which nothing used, is not kept."""
+"""Datasets of files from before there were factored operators; the adjoint, which nothing used, is left."""
 
 TEXTS = ("source_sha256", "signal_unit")
 """Root attributes that belong to the content: hash of the calibration file, unit of `noise_std`."""
@@ -95,7 +95,7 @@ def save_operators(path: str | os.PathLike[str], operators: Operators) -> None:
     path : path
         File to create or replace.
     operators : Operators
-        What `engine.calibration.calibrate` made.
+        Operators that `engine.calibration.calibrate` made.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def load_operators(path: str | os.PathLike[str]) -> Operators:
     Parameters
     ----------
     path : path
-        A file that `save_operators` wrote.
+        File that `save_operators` wrote.
 
     Returns
     -------
@@ -249,7 +249,7 @@ def _text(path: Path, file: h5py.File, key: str) -> str:
 
 
 def _check_shapes(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """One letter must mean one length throughout, and the lengths must fit grid, layout and rank."""
+    """Check the shapes of the datasets, by name: one letter, one length, which fits grid, layout and rank."""
     n_rows = len(arrays["layout/index"])
     shape = arrays["layout/shape"]
     lines, bins = shape.tolist() if shape.shape == (2,) else (0, 0)

@@ -27,15 +27,15 @@ class Products(Protocol):
     """
 
     def rows_of(self, images: Float32Array, out: Float32Array, first: int, last: int) -> None:
-        """Write rows `first` to `last` of A x of every image (F, N) into those of `out` (F, R)."""
+        """Write rows `first` to `last` of A x of every image, float32 (F, N), into those of `out` (F, R)."""
         ...
 
     def images_of_rows(self, rows: Float32Array, out: Float32Array) -> None:
-        """Write M A^T r of every frame's rows (F, R) into `out` (F, N)."""
+        """Write M A^T r of every frame's rows, float32 (F, R), into `out` (F, N)."""
         ...
 
     def add_images_of_images(self, images: Float32Array, out: Float32Array) -> None:
-        """Add M u of every image (F, N) to `out` (F, N)."""
+        """Add M u of every image, float32 (F, N), to `out` (F, N)."""
         ...
 
 
@@ -45,7 +45,7 @@ class DenseProducts:
     Parameters
     ----------
     operators : Operators
-        Dense ones.
+        Dense operators.
 
     Raises
     ------
@@ -60,15 +60,15 @@ class DenseProducts:
         self._share = _FrameBuffer(operators.n_voxels)
 
     def rows_of(self, images: Float32Array, out: Float32Array, first: int, last: int) -> None:
-        """See `Products`."""
+        """Write rows of A x of images, float32 (F, N), into `out` (F, R); see `Products.rows_of`."""
         np.matmul(images, self._rows_of[:, first:last], out=out[:, first:last])
 
     def images_of_rows(self, rows: Float32Array, out: Float32Array) -> None:
-        """See `Products`."""
+        """Write M A^T r of rows, float32 (F, R), into `out` (F, N); see `Products.images_of_rows`."""
         np.matmul(rows, self._images_of_rows, out=out)
 
     def add_images_of_images(self, images: Float32Array, out: Float32Array) -> None:
-        """See `Products`."""
+        """Add M u of images, float32 (F, N), to `out` (F, N); see `Products.add_images_of_images`."""
         share = self._share.of(len(images))
         np.matmul(images, self._images_of_images, out=share)
         out += share
@@ -80,7 +80,7 @@ class FactoredProducts:
     Parameters
     ----------
     operators : Operators
-        Factored or dense; only the triplets are used.
+        Operators, factored or dense; only the triplets are used.
     """
 
     def __init__(self, operators: Operators) -> None:
@@ -96,7 +96,7 @@ class FactoredProducts:
         self._seen: dict[int, _FrameBuffer] = {}  # one for each part of the rows: two threads may be at work
 
     def rows_of(self, images: Float32Array, out: Float32Array, first: int, last: int) -> None:
-        """See `Products`."""
+        """Write rows of A x of images, float32 (F, N), into `out` (F, R); see `Products.rows_of`."""
         if first == last:
             return
         if first not in self._seen:
@@ -107,14 +107,14 @@ class FactoredProducts:
         np.matmul(seen, self._left[:, first:last], out=out[:, first:last])
 
     def images_of_rows(self, rows: Float32Array, out: Float32Array) -> None:
-        """See `Products`."""
+        """Write M A^T r of rows, float32 (F, R), into `out` (F, N); see `Products.images_of_rows`."""
         explained = self._explained.of(len(rows))
         np.matmul(rows, self._left.T, out=explained)
         explained *= self._data_share
         np.matmul(explained, self._right.T, out=out)
 
     def add_images_of_images(self, images: Float32Array, out: Float32Array) -> None:
-        """See `Products`."""
+        """Add M u of images, float32 (F, N), to `out` (F, N); see `Products.add_images_of_images`."""
         lost, loss = self._lost.of(len(images)), self._loss.of(len(images))
         np.matmul(images, self._right, out=lost)
         lost *= self._image_loss

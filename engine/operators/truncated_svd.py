@@ -12,7 +12,7 @@ EXACT_SIDE = 2500
 """Matrices with at most so many rows or columns are decomposed exactly: about 20 s on one core."""
 
 EXACT_SHARE = 0.5
-"""So is one of whose triplets more than this share is wanted: the range finder would take as long."""
+"""Share of the triplets above which the exact decomposition is made: the range finder would take as long."""
 
 OVERSAMPLING = 0.1
 """Share of additional directions in the range finder; never fewer than `LEAST_OVERSAMPLING`."""
@@ -24,25 +24,25 @@ POWER_ITERATIONS = 4
 truncated matrix is then within 1 % of the smallest possible."""
 
 SEED = 0
-"""Of the random start: equal matrices give equal factors."""
+"""Seed of the random start: equal matrices give equal factors."""
 
 
 class TruncatedSvd(NamedTuple):
-    """A ~ U diag(s) V^T with K triplets, and what is missing.
+    """Truncated decomposition A ~ U diag(s) V^T with K triplets, and what is missing.
 
     Attributes
     ----------
     left : ndarray of float64, shape (R, K)
-        U, orthonormal columns.
+        Factor U, with orthonormal columns.
     s : ndarray of float64, shape (K,)
-        Decreasing.
+        Singular values, decreasing.
     right : ndarray of float64, shape (N, K)
-        V, orthonormal columns.
+        Factor V, with orthonormal columns.
     dropped_norm : float
-        ||A - U diag(s) V^T|| in the Frobenius norm.
+        Norm ||A - U diag(s) V^T||, in the Frobenius norm.
     largest_dropped : float
-        Its spectral norm; number K + 1 of the singular values if the triplets are exact. Both are 0 if
-        nothing but rounding is dropped.
+        The same in the spectral norm; number K + 1 of the singular values if the triplets are exact. Both are
+        0 if nothing but rounding is dropped.
     numerical_rank : int or None
         Number of singular values of A above rounding; None if all are that were looked at.
     """
@@ -61,9 +61,9 @@ def truncated_svd(matrix: Float64Array, n_triplets: int) -> TruncatedSvd:
     Parameters
     ----------
     matrix : ndarray of float64, shape (R, N)
-        Finite.
+        Finite matrix A.
     n_triplets : int
-        K, from 1 to the smaller side of the matrix.
+        Number K of triplets, from 1 to the smaller side of the matrix.
 
     Returns
     -------
@@ -78,7 +78,10 @@ def truncated_svd(matrix: Float64Array, n_triplets: int) -> TruncatedSvd:
 
 
 def rounding_level(matrix: Float64Array, largest: float) -> float:
-    """Return the size below which a singular value of the matrix is rounding; `largest` is its largest."""
+    """Return the size below which a singular value of a matrix, float64 (R, N), is rounding.
+
+    `largest` is the largest of its singular values.
+    """
     return float(largest * max(matrix.shape) * np.finfo(np.float64).eps)
 
 
@@ -92,9 +95,9 @@ def randomised_svd(matrix: Float64Array, n_triplets: int) -> TruncatedSvd:
     Parameters
     ----------
     matrix : ndarray of float64, shape (R, N)
-        Finite.
+        Finite matrix A.
     n_triplets : int
-        K, from 1 to the smaller side of the matrix.
+        Number K of triplets, from 1 to the smaller side of the matrix.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def _exact_svd(matrix: Float64Array, n_triplets: int) -> TruncatedSvd:
 def _spectral_norm_of_rest(
     matrix: Float64Array, left: Float64Array, s: Float64Array, right: Float64Array
 ) -> float:
-    """Return ||A - U diag(s) V^T||, without forming the difference."""
+    """Return ||A - U diag(s) V^T||, without forming the difference; shapes are those of `TruncatedSvd`."""
     rest = LinearOperator(
         matrix.shape,
         matvec=lambda x: matrix @ x.reshape(-1) - left @ (s * (right.T @ x.reshape(-1))),

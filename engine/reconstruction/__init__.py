@@ -1,1 +1,1 @@
-"""From rows to images with their report: the methods, how each opens, pictures."""
+"""Reconstruction, from rows to images with their report: the methods, how each opens, pictures."""

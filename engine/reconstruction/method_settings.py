@@ -1,4 +1,4 @@
-"""What a user may set of a reconstruction method, whichever it is."""
+"""Settings that a user may make of a reconstruction method, whichever it is."""
 
 import math
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ class MethodSettings:
     model : Path or str, optional
         Bundle folder of the networks.
     provider : str, optional
-        Where the networks run: one of `engine.networks.sessions.PROVIDER_NAMES`.
+        Provider on which the networks run: one of `engine.networks.sessions.PROVIDER_NAMES`.
     solver : str, optional
-        "anderson" or "plain" steps of a fixed-point method.
+        Kind of steps of a fixed-point method: "anderson" or "plain".
     max_iterations : int, optional
         Evaluations, iterations or sweeps at most.
     tolerance : float, optional
@@ -31,8 +31,8 @@ class MethodSettings:
         Cores that work on a frame: 1 or 2, or whichever measures faster when the method is opened. 1 by
         default.
     warm_start : bool, optional
-        Take frames for a sequence in time, and start each from the one before, also from call to call of one
-        `Reconstructor`.
+        Whether frames count as a sequence in time, each started from the one before, also from call to call
+        of one `Reconstructor`.
     weights_file : Path or str, optional
         Hand-set weights by method and SNR (`engine.solvers.regularization`), as `engine tune` writes them.
     weights : mapping of str to float or SnrCurve
@@ -40,7 +40,7 @@ class MethodSettings:
     row_order : str, optional
         Order in which ART visits the rows: "sequential", "shuffled" or "random".
     row_weighting : str, optional
-        "none", or "l2" to give every row the same norm in ART.
+        Weighting of the rows in ART: "none", or "l2" to give every row the same norm.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from engine.reconstruction.method_settings import MethodSettings
 from engine.solvers.frame_solver import FrameSolver
 
 DEFAULT_METHOD = "deq"
-"""Used where neither a method nor a model is named."""
+"""Name of the method that is used where neither a method nor a model is named."""
 
 NETWORK = frozenset({"model", "provider"})
 WEIGHTS = frozenset({"weights_file", "weights"})
@@ -51,7 +51,7 @@ def open_with_bundle(
     Parameters
     ----------
     name : str or None
-        One of `METHODS`; None for that of the model in the settings, else "deq".
+        Name of the method, a key of `METHODS`; None for that of the model in the settings, else "deq".
     operators : Operators
         Operators of the system matrix.
     settings : MethodSettings, optional

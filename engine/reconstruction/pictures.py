@@ -17,7 +17,7 @@ from engine.errors import InputError
 from engine.mpi.grid import Grid
 
 MAX_PANELS = 24
-"""More panels than this cannot be read; callers choose which to show."""
+"""Most panels of a picture: more cannot be read; callers choose which to show."""
 
 MAX_COLUMNS = 4
 
@@ -40,8 +40,8 @@ class Panel:
     Attributes
     ----------
     title : str
-        Above the image.
-    image : ndarray, shape (Nz, Ny, Nx)
+        Text above the image.
+    image : ndarray of float, shape (Nz, Ny, Nx)
         Concentration; with several slices the largest value along z is shown, and the title says so.
     """
 
@@ -64,11 +64,11 @@ def save_pictures(
     path : path
         Picture to write; the suffix chooses the format (.png, .pdf, .svg).
     panels : sequence of Panel
-        One to `MAX_PANELS` images on `grid`.
+        Panels, from one to `MAX_PANELS`, with images on `grid`.
     grid : Grid
-        Their voxel grid.
+        Voxel grid of the images.
     label : str, optional
-        Of the colour bars.
+        Label of the colour bars.
     limits : tuple of float, optional
         Values of the first and last colour in all panels; by default each panel has its own, from the
         smaller of 0 and its minimum to its maximum.

@@ -1,4 +1,4 @@
-"""From whitened measurements to images: normalise, solve by any method, scale back, report."""
+"""Reconstructor, from whitened measurements to images: normalise, solve by any method, scale back, report."""
 
 import os
 import time
@@ -21,7 +21,7 @@ from engine.reconstruction.report import FrameReport
 from engine.solvers.frame_solver import AnytimeSolver, FrameSolver
 
 BATCH = 32
-"""Frames solved together: enough for matrix products to pay, few enough to stay in the cache."""
+"""Number of frames solved together: enough for matrix products to pay, few enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Reconstruction:
         Tracer concentration in the unit of the calibration (multiples of its sample's concentration where the
         file states none). Always finite.
     report : FrameReport
-        What was done.
+        Account of what was done.
     solution : Solution
-        What the solver returned: the image (N,) in normalised units.
+        Return of the solver: the image, float32 (N,), in normalised units.
     interval : Interval or None
         Bounds of the true concentrations; None without calibrated intervals, and for a zero measurement or an
         unknown noise level.
@@ -54,7 +54,7 @@ class Reconstructor:
     Parameters
     ----------
     solver : FrameSolver
-        A method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
+        Method bound to its operators, such as `Equilibrium` or `LeastSquares`. Most reuse buffers, so an
         object serves one thread.
     intervals : Intervals, optional
         Calibrated for the method and the settings of the solver; images get intervals then.
@@ -125,8 +125,8 @@ class Reconstructor:
         operators : Operators
             Operators of the system matrix.
         method : str, optional
-            One of `engine.reconstruction.methods.METHODS`; by default that of the model in the settings, else
-            "deq".
+            Name of the method, a key of `engine.reconstruction.methods.METHODS`; by default that of the model
+            in the settings, else "deq".
         settings : MethodSettings, optional
             Model, weights and limits; by default what ships.
 
@@ -190,8 +190,9 @@ class Reconstructor:
         sigma : float, optional
             Noise standard deviation per real row in whitened units; by default estimated from the frame.
         deadline : float, optional
-            When the image is wanted, on the clock `time.perf_counter`. A solve that is not over by then gives
-            its best iterate as `Result.DEADLINE`, without interval: intervals hold for finished solves.
+            Time by which the image is wanted, on the clock `time.perf_counter`. A solve that is not over by
+            then gives its best iterate as `Result.DEADLINE`, without interval: intervals hold for finished
+            solves.
 
         Returns
         -------
@@ -216,7 +217,7 @@ class Reconstructor:
     def reconstruct_frames(
         self, rows: NDArray[np.floating], sigma: float | None = None
     ) -> list[Reconstruction]:
-        """Reconstruct frames of shape (F, R); methods that can, solve several together."""
+        """Reconstruct frames of rows, float of shape (F, R); methods that can, solve several together."""
         rows = np.asarray(rows)
         if rows.ndim != 2 or rows.shape[1] != self.operators.n_rows:
             raise PairingError(

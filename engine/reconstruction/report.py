@@ -9,14 +9,14 @@ from engine.fixed_point.solution import Result
 
 @dataclass(frozen=True)
 class FrameReport:
-    """How one frame was reconstructed.
+    """Report of how one frame was reconstructed.
 
     Attributes
     ----------
     method : str
         Name of the method.
     result : Result
-        How the solve ended.
+        End of the solve.
     iterations : int
         Evaluations of the fixed-point map, or sweeps of a row method; 0 for a direct method.
     residuals : tuple of float
@@ -24,8 +24,8 @@ class FrameReport:
     restarts : int
         Accelerated steps that the safeguard rejected.
     residual_over_epsilon : float or None
-        ||A x - y|| / epsilon of the image given back; about 1 or less when the image explains the data to the
-        noise. None where sigma is.
+        Residual ||A x - y|| / epsilon of the image given back; about 1 or less when the image explains the
+        data to the noise. None where sigma is.
     sigma : float or None
         Noise standard deviation used, whitened units. None for a zero measurement, and for a least-squares
         image with too few rows to estimate it.

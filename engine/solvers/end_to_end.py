@@ -15,14 +15,14 @@ from engine.solvers.frame_solver import require_one_slice
 
 
 class EndToEnd:
-    """x = Psi_RDN(x_LS), the network-only ablation of Sec. V-A.
+    """End-to-end model x = Psi_RDN(x_LS), the network-only ablation of Sec. V-A.
 
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        A network trained to map x_LS to the image.
+        Network trained to map x_LS to the image.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the reconstructor needs of a method."""
+"""Protocols of a method: what the reconstructor needs of one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -33,12 +33,12 @@ class FrameSolver(Protocol):
         Parameters
         ----------
         measurements : sequence of NormalizedMeasurement
-            None of them zero. The image of one does not depend on the others, up to rounding.
+            Measurements, none of them zero. The image of one does not depend on the others, up to rounding.
 
         Returns
         -------
         list of Solution
-            `value` is the image, float32 of shape (N,), in the units of the normalised measurement.
+            Each `value` is the image, float32 of shape (N,), in the units of the normalised measurement.
         """
         ...
 
@@ -55,9 +55,9 @@ class AnytimeSolver(FrameSolver, Protocol):
         Parameters
         ----------
         measurements : sequence of NormalizedMeasurement
-            As for `solve`.
+            Measurements as for `solve`.
         deadline : float or None
-            On the clock `time.perf_counter`; None to solve without.
+            Deadline on the clock `time.perf_counter`; None to solve without.
         """
         ...
 

@@ -26,10 +26,10 @@ RowOrder = Literal["sequential", "shuffled", "random"]
 RowWeighting = Literal["none", "l2"]
 
 FRAMES_TOGETHER = 16
-"""Frames that share one pass over the matrix: their images, 22 KB at 338 voxels, stay in the L1 cache."""
+"""Most frames that share a pass over the matrix: their images, 22 KB at 338 voxels, stay in the L1 cache."""
 
 LANES = 16
-"""Rows are filled up with zeros to a multiple of this, so that no loop over voxels leaves a remainder."""
+"""Multiple to which rows are filled up with zeros, so that no loop over voxels leaves a remainder."""
 
 
 class Kaczmarz:
@@ -46,19 +46,19 @@ class Kaczmarz:
     Parameters
     ----------
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     weights : MethodWeights
-        `lambda`, for A of norm `SPECTRAL_NORM`, and the number of sweeps.
+        Weight `lambda`, for A of norm `SPECTRAL_NORM`, and the number of sweeps.
     row_order : {"sequential", "shuffled", "random"}, optional
-        As stored; in a new permutation each sweep; or drawn with a probability proportional to the squared
-        norm (Strohmer & Vershynin, J. Fourier Anal. Appl. 15, 2009), as many a sweep as there are rows.
+        Order: as stored; in a new permutation each sweep; or drawn with a probability proportional to the
+        squared norm (Strohmer & Vershynin, J. Fourier Anal. Appl. 15, 2009), R of them per sweep.
     row_weighting : {"none", "l2"}, optional
-        "l2" divides every row and its datum by the norm of the row (Knopp et al. 2010). This is another
+        Weighting: "l2" divides every row and its datum by the row's norm (Knopp et al. 2010). This is another
         least-squares problem, in which weak rows count as much as strong ones, and `lambda` belongs to it.
     seed : int, optional
-        Of the permutations and draws. Every solve starts from it, so equal data give equal images.
+        Seed of permutations and draws. Every solve starts from it, so equal data give equal images.
     tolerance : float, optional
-        A frame ends when a sweep changes its image by at most this share of its norm; 0 does all sweeps.
+        Share of its norm by which a sweep changes the image of a frame that ends; 0 does all sweeps.
 
     Raises
     ------
@@ -127,7 +127,7 @@ class Kaczmarz:
     def _solve_together(
         self, data: Float32Array, damping: Float32Array
     ) -> tuple[Float32Array, list[list[float]]]:
-        """Return the images (F, N) of data (F, R), and the relative change by each sweep."""
+        """Return the images, float32 (F, N), of data (F, R), and the relative change by each sweep."""
         by_row = np.ascontiguousarray((data * self._scales).T)
         dual = np.zeros_like(by_row)
         orders = cycle(self._orders)
@@ -165,17 +165,17 @@ def sweep_rows(
     rows : ndarray of float32, shape (R, K)
         System matrix, one a_i per row.
     energies : ndarray of float32, shape (R,)
-        ||a_i||^2.
+        Squared norms ||a_i||^2.
     order : ndarray of int32, shape (any,)
         Rows to visit, at least one; none of them zero.
     data : ndarray of float32, shape (R, F)
-        y, frames side by side.
+        Data y, frames side by side.
     damping : ndarray of float32, shape (F,)
-        lambda of each frame.
+        Weight lambda of each frame.
     images : ndarray of float32, shape (F, K)
-        x.
+        Images x.
     dual : ndarray of float32, shape (R, F)
-        v.
+        Duals v.
     """
     n_frames, n_columns = images.shape
     roots = np.sqrt(damping)
@@ -208,7 +208,7 @@ def sweep_rows(
 def _weighted_rows(
     matrix: Float32Array, weighting: RowWeighting
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
-    """Return the factor of each row (R,), the weighted rows filled up with zeros, and their squared norms."""
+    """Return the factor of each row (R,), the weighted rows filled up (R, K), their squared norms (R,)."""
     squared = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64).astype(np.float32)
     scales = np.ones(len(matrix), np.float32)
     if weighting == "l2":
@@ -218,7 +218,7 @@ def _weighted_rows(
 
 
 def row_orders(energies: Float32Array, order: RowOrder, sweeps: int, seed: int) -> NDArray[np.int32]:
-    """Return the rows that each sweep visits, shape (sweeps, n); a single sweep stands for equal ones.
+    """Return the rows that each sweep visits, int32 (sweeps, n); a single sweep stands for equal ones.
 
     Rows that are zero in single precision say nothing of the image and are left out.
     """

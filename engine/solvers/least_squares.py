@@ -9,14 +9,14 @@ from engine.operators.operators import Operators
 
 
 class LeastSquares:
-    """x_LS = V_r (U_r^T y / (s_r + damping)).
+    """Least-squares image x_LS = V_r (U_r^T y / (s_r + damping)).
 
-    A linear estimate, so values may be negative; nothing is clipped.
+    It is a linear estimate, so values may be negative; nothing is clipped.
 
     Parameters
     ----------
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     """
 
     method = "least-squares"

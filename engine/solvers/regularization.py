@@ -34,9 +34,9 @@ class SnrCurve:
     Attributes
     ----------
     snr_db : tuple of float
-        Strictly increasing, in dB. A single point holds at every SNR.
+        SNRs in dB, strictly increasing. A single point holds at every SNR.
     values : tuple of float
-        Positive, one per SNR.
+        Values, positive, one per SNR.
 
     Raises
     ------
@@ -171,12 +171,12 @@ def load_weights(path: str | os.PathLike[str] | None = None) -> Mapping[str, Met
     Parameters
     ----------
     path : path, optional
-        Written by `engine tune`; by default the one that ships.
+        File written by `engine tune`; by default the one that ships.
 
     Returns
     -------
     mapping of str to MethodWeights
-        By method, of those the file holds.
+        Weights by method, of those the file holds.
 
     Raises
     ------
@@ -199,11 +199,11 @@ def save_weights(
     Parameters
     ----------
     path : path
-        Replaced at once when the new file is complete.
+        File to write, replaced at once when the new one is complete.
     methods : mapping of str to MethodWeights
-        By method.
+        Weights by method.
     source : mapping
-        Where the values come from; values that JSON can hold.
+        Origin of the values; values that JSON can hold.
     """
     entries = {
         method: _MethodEntry(weights.iterations, dict(weights.curves)) for method, weights in methods.items()

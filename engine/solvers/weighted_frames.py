@@ -1,4 +1,4 @@
-"""What solvers with hand-set weights share: to check them, look them up per frame, and account for them."""
+"""Hand-set weights of many frames, for all solvers with some: checked, looked up per frame, accounted for."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -47,23 +47,23 @@ def solution_per_frame(
 
     Parameters
     ----------
-    images : iterable of ndarray, each of shape (N,)
-        One image per frame.
+    images : iterable of ndarray of float32, each of shape (N,)
+        Images, one per frame.
     histories : sequence of sequence of float
-        Each frame's residuals, one per iteration it took part in.
+        Residuals of each frame, one per iteration it took part in.
     tolerance : float
-        A frame whose last residual is at most this has converged.
+        Largest last residual of a frame that has converged.
     weights : MethodWeights
-        Those that the frames were solved with.
+        Weights that the frames were solved with.
     measurements : sequence of NormalizedMeasurement
-        One per frame.
+        Measurements, one per frame.
     at_limit : Result, optional
-        How a frame ended that did not converge.
+        End of a frame that did not converge.
 
     Returns
     -------
     list of Solution
-        One per frame.
+        Solutions, one per frame.
     """
     return [
         Solution(

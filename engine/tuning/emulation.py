@@ -19,7 +19,7 @@ INTENSITY = (0.5, 1.5)
 """Range of the peaks of the phantoms (Sec. IV-B)."""
 
 STREAMS = {"test": (36,), "validation": (36, 1), "train": (36, 2)}
-"""Each split draws peaks and noise of its own: what is tuned on one never meets the noise of another."""
+"""Random streams of the splits, so that what is tuned on one never meets the noise of another."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Scan:
     Attributes
     ----------
     measured : SystemMatrix
-        A_meas.
+        Measured matrix A_meas, which makes the data.
     operators : Operators
-        Of A_meas U D.
+        Operators of A_meas U D, which reconstruct them.
     """
 
     measured: SystemMatrix
@@ -45,14 +45,14 @@ class Frames:
     Attributes
     ----------
     truth : ndarray of float32, shape (F, Ny, Nx)
-        Peaks between 0.5 and 1.5.
+        Phantoms with peaks between 0.5 and 1.5.
     rows : ndarray of float64, shape (F, R)
         Noisy data in the normalised unit of `Operators.system_matrix`; times `Operators.scale` they are what
         a `Reconstructor` takes.
     noise_std : float
-        Of each real row, the same for all frames as in a scanner.
+        Noise standard deviation of each real row, the same for all frames as in a scanner.
     snr_db : ndarray of float64, shape (F,)
-        Eq. (36).
+        SNR of each frame in dB (Eq. 36).
     """
 
     truth: NDArray[np.float32]
@@ -78,14 +78,14 @@ def emulate_frames(scan: Scan, count: int, snr: float, seed: int = 0, split: Spl
     Parameters
     ----------
     scan : Scan
-        On a grid with Nz = 1.
+        Scan on a grid with Nz = 1.
     count : int
-        Frames, at least one. Each shows a vessel tree of its own, so that the mean over n frames is one over
-        n trees.
+        Number of frames, at least one. Each shows a vessel tree of its own, so that the mean over n frames is
+        one over n trees.
     snr : float
-        In dB (Eq. 36).
+        Mean SNR in dB (Eq. 36).
     seed : int, optional
-        Of phantoms, peaks and noise; the same for all SNRs.
+        Seed of phantoms, peaks and noise; the same for all SNRs.
     split : {"test", "validation", "train"}, optional
         Family of phantoms.
 
@@ -114,7 +114,7 @@ def emulate_frames(scan: Scan, count: int, snr: float, seed: int = 0, split: Spl
 
 @lru_cache(maxsize=4)
 def _phantoms(split: Split, count: int, grid: Grid, seed: int) -> NDArray[np.float32]:
-    """Return one image of each tree. Kept: they serve all SNRs and take longer to make than to measure."""
+    """Return one image of each tree, float32 (count, Ny, Nx); kept, as making takes longer than measuring."""
     per_tree = IMAGES_PER_TREE[split]
     images = vessel_images(split, count * per_tree, grid, seed)[::per_tree].copy()
     images.flags.writeable = False

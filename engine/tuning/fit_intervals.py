@@ -1,4 +1,4 @@
-"""Fit intervals of stated coverage: split-conformal quantiles of the errors on images of known truth.
+"""Intervals of stated coverage, fitted: split-conformal quantiles of the errors on images of known truth.
 
 Frames that the model was not trained on are reconstructed. In every class of pixels (SNR of the frame, local
 peak and share of it, `engine.networks.interval_table`) the 5 % and 95 % quantiles of the errors give the
@@ -38,7 +38,7 @@ SHARE_EDGES = (0.3, 0.6, 0.85)
 """Borders of the classes of share of the local peak: beside a vessel, its edge, its flank, its core."""
 
 TINY = 1e-9
-"""Keeps rounding from adding a frame or a pixel to a count."""
+"""Slack of counts, so that rounding adds no frame and no pixel to one."""
 
 MIN_FRAMES = 20
 """Fewest frames whose pixels make a class of its own; a rarer class takes its quantiles from a wider one."""
@@ -51,9 +51,9 @@ class Residuals:
     Attributes
     ----------
     images, truth : ndarray of float32, shape (F, Ny, Nx)
-        Divided by the intensity of their frame.
+        Images and truth, divided by the intensity of their frame.
     snr_db : ndarray of float64, shape (F,)
-        As estimated from each frame.
+        SNR in dB as estimated from each frame.
     """
 
     images: NDArray[np.float32]
@@ -63,7 +63,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """Which frames to emulate.
+    """Plan of a calibration of intervals: the frames to emulate.
 
     Attributes
     ----------
@@ -72,9 +72,9 @@ class CalibrationPlan:
     snr_db : tuple of float
         Mean SNRs in dB, increasing.
     frames : int
-        Per SNR.
+        Number of frames per SNR.
     seed : int
-        Of phantoms and noise: that of the first SNR, one more for each after it, so that no phantom serves
+        Seed of phantoms and noise at the first SNR, one more for each after it, so that no phantom serves
         twice. Seed 0 is left to the choice of weights and networks, which saw its validation phantoms.
 
     Raises
@@ -101,7 +101,7 @@ class CalibrationPlan:
 
 
 def fewest_frames(coverage: float) -> int:
-    """Return with how many frames the finite-sample correction leaves a finite quantile."""
+    """Return the number of frames with which the finite-sample correction leaves a finite quantile."""
     return math.ceil(coverage / (1 - coverage) - TINY)
 
 
@@ -117,15 +117,15 @@ def calibrate_intervals(
     Parameters
     ----------
     reconstructor : Reconstructor
-        Of the scan's operators.
+        Reconstructor on the scan's operators.
     scan : Scan
-        On a grid with Nz = 1.
+        Scan on a grid with Nz = 1.
     plan : CalibrationPlan
         Frames and coverage.
     system_matrix : str
         Name of the scan, for people.
     show : callable, optional
-        Told every SNR before its frames are made.
+        Function that is told every SNR before its frames are made.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def emulated_residuals(
 
 
 def residuals_of(done: Sequence[Reconstruction], truth: NDArray[np.floating]) -> Residuals:
-    """Bring reconstructed frames of one slice and their truth (F, Ny, Nx) to normalised units.
+    """Bring reconstructed frames of one slice and their truth, float (F, Ny, Nx), to normalised units.
 
     Raises
     ------
@@ -221,14 +221,14 @@ def fit_intervals(
     coverage : float
         Share of the truth inside.
     levels_db : sequence of float
-        Increasing; the rows of the table stand near them.
+        SNRs in dB, increasing; the rows of the table stand near them.
     peak_edges, share_edges : sequence of float, optional
         Borders of the classes.
 
     Returns
     -------
     Intervals
-        With empty method, settings and source.
+        Intervals with empty method, settings and source.
 
     Raises
     ------
@@ -283,15 +283,15 @@ def half_widths(errors: NDArray[np.float64], coverage: float) -> tuple[float, fl
     Parameters
     ----------
     errors : ndarray of float64, shape (n,)
-        Truth minus image.
+        Errors, truth minus image.
     coverage : float
         Share of the truth inside; each side may miss half of the rest.
 
     Returns
     -------
     below, above : float
-        Not negative: the interval holds the image itself. Where one side misses less than its half, because a
-        concentration cannot be negative, the other side may miss the more.
+        Half-widths, not negative: the interval holds the image itself. Where one side misses less than its
+        half, because a concentration cannot be negative, the other side may miss the more.
     """
     tail = (1 - coverage) / 2
     below, above = _reach(-errors, tail), _reach(errors, tail)
@@ -308,9 +308,9 @@ def conformal_scale(scores: NDArray[np.float64], n_frames: int, coverage: float)
     Parameters
     ----------
     scores : ndarray of float64, shape (n,)
-        By which factor half-widths reach each truth; infinite where no factor does.
+        Factors by which half-widths reach each truth; infinite where no factor does.
     n_frames : int
-        Independent frames they come from, at least `fewest_frames`.
+        Number of independent frames they come from, at least `fewest_frames`.
     coverage : float
         Share of the truth inside.
 
@@ -327,7 +327,7 @@ def conformal_scale(scores: NDArray[np.float64], n_frames: int, coverage: float)
 
 
 def _reach(errors: NDArray[np.float64], tail: float) -> float:
-    """Return the smallest error, at least 0, that at most a share `tail` of them exceeds."""
+    """Return the smallest error of float64 (n,), at least 0, that at most a share `tail` of them exceeds."""
     index = math.ceil((1 - tail) * errors.size - TINY) - 1
     return max(0.0, float(np.partition(errors, index)[index]))
 
@@ -338,7 +338,7 @@ def _scores(
     cells: NDArray[np.intp],
     snr_db: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return every error over the half-width on its side."""
+    """Return every error, float64 (F, Ny, Nx), over the half-width on its side; `cells` have that shape."""
     scores = np.empty_like(errors)
     for score, error, cell, snr in zip(scores, errors, cells, snr_db, strict=True):
         below, above = (np.take(table, cell) for table in intervals.half_widths(snr))
@@ -348,7 +348,10 @@ def _scores(
 
 
 def _classes(cells: NDArray[np.intp], shape: tuple[int, int], coverage: float) -> list[NDArray[np.bool_]]:
-    """Return for every class which pixels of one level stand for it: its own if enough frames have some."""
+    """Return for every class which pixels of one level stand for it: its own if enough frames have some.
+
+    `cells` are intp (F, Ny, Nx), and each mask is bool of that shape.
+    """
     n_peaks, n_shares = shape
     enough = max(MIN_FRAMES, fewest_frames(coverage))
     found = []

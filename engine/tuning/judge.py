@@ -28,15 +28,15 @@ class Judge:
     Parameters
     ----------
     method : str
-        One with hand-set weights.
+        Method with hand-set weights.
     operators : Operators
-        Of the reconstruction.
+        Operators of the reconstruction.
     frames : mapping of float to Frames
-        By mean SNR in dB, increasing.
+        Frames by mean SNR in dB, increasing.
     model : Path or str, optional
         Bundle of a method that needs one.
     on_trial : callable, optional
-        Told every trial when it is done.
+        Function that is told every trial when it is done.
     """
 
     def __init__(

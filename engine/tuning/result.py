@@ -1,4 +1,4 @@
-"""What a tuning is asked for and what it found."""
+"""Settings and results of a tuning."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from engine.tuning.search import Lattice
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """What to tune on, and how finely.
+    """Settings of a tuning: the frames it is made on, and how finely.
 
     Attributes
     ----------
@@ -22,11 +22,11 @@ class TuningConfig:
     frames : int
         Validation frames per SNR.
     seed : int
-        Of the frames.
+        Seed of the frames.
     model : Path or str, optional
         Bundle of the denoiser of pp-mpi; by default the one that ships.
     lattice : Lattice
-        The values that can be chosen.
+        Lattice of the values that can be chosen.
 
     Raises
     ------
@@ -61,15 +61,15 @@ class Trial:
     Attributes
     ----------
     method : str
-        What was run.
+        Name of the method.
     snr_db : float
         Mean measurement SNR of the frames.
     weights : mapping of str to float
-        By the names of `engine.solvers.regularization.WEIGHT_NAMES`.
+        Weights by the names of `engine.solvers.regularization.WEIGHT_NAMES`.
     iterations : int
-        Iterations or sweeps.
+        Number of iterations or sweeps.
     psnr_mean, psnr_std : float
-        Over the frames, in dB (Eq. 37).
+        Mean and standard deviation of the pSNR over the frames, in dB (Eq. 37).
     """
 
     method: str
@@ -82,23 +82,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class MethodTuning:
-    """What the tuning of one method found.
+    """Result of the tuning of one method.
 
     Attributes
     ----------
     weights : MethodWeights
         The chosen values.
     chosen : tuple of Trial
-        The chosen values, one trial per SNR, SNRs increasing.
+        Trials of the chosen values, one per SNR, SNRs increasing.
     published : tuple of Trial
-        The paper's values at the same SNRs; empty for a method that is not in the paper.
+        Trials of the paper's values at the same SNRs; empty for a method that is not in the paper.
     as_used : tuple of float
         Mean pSNR in dB at the same SNRs, when every frame gets the weights of its own estimated SNR as in a
         reconstruction, and not those of the mean SNR.
     at_limit : bool
         Whether a chosen value is the last that the search may reach.
     trials : tuple of Trial
-        Everything that was tried, in order.
+        All trials, in order.
     """
 
     weights: MethodWeights
@@ -111,14 +111,14 @@ class MethodTuning:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What the tuning of several methods found.
+    """Result of the tuning of several methods.
 
     Attributes
     ----------
     config : TuningConfig
-        What was asked for.
+        Settings of the tuning.
     methods : mapping of str to MethodTuning
-        By method, the simplest first.
+        Results by method, the simplest first.
     """
 
     config: TuningConfig

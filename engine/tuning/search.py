@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from engine.errors import ConfigError
 
 Point = tuple[int, ...]
-"""One whole number per weight: its place on the lattice."""
+"""A point of the lattice: one whole number per weight."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The weights 10^(k / per_decade) for whole numbers k.
+    """Lattice of the weights 10^(k / per_decade) for whole numbers k.
 
     Attributes
     ----------
@@ -70,15 +70,15 @@ def climb(
     Parameters
     ----------
     score : callable
-        What to maximise. Asked for the same point more than once.
+        Function to maximise, asked for the same point more than once.
     start : tuple of int
-        First point.
+        Point to start from.
     steps : sequence of int
         Steps, in the order of use.
     box : tuple of (tuple of int)
         Lowest and highest place of each weight; no other point is scored, but for the start.
     min_gain : float, optional
-        A move gains more than this: no walk along a plateau.
+        Gain that a move has to exceed, so that no walk goes along a plateau.
 
     Returns
     -------

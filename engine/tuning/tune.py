@@ -18,14 +18,14 @@ from engine.tuning.result import MethodTuning, Trial, TuningConfig, TuningResult
 from engine.tuning.search import Lattice, Point, climb, ladder
 
 REACH_DECADES = 2
-"""Furthest that a weight is looked for from the paper's value, in factors of ten. Far beyond, a weight no
+"""Largest distance of a weight from the paper's value, in factors of ten. Far beyond, a weight no
 longer does what it stands for: a threshold above the peak of the image is no longer an l1 norm."""
 
 PLATEAU_DB = 1e-3
-"""A step of the search gains more: weights whose mean pSNRs are closer than this are equally good."""
+"""Gain in dB that a step of the search has to exceed: weights with mean pSNRs closer than this are equal."""
 
 MIN_GAIN_DB = 0.05
-"""Mean pSNR over all SNRs that more iterations must gain to be worth their time (the L-curve's corner)."""
+"""Gain in mean pSNR over all SNRs that makes more iterations worth their time (the L-curve's corner)."""
 
 ITERATIONS = (5, 10, 20, 40, 80, 160, 320)
 """Numbers of iterations that can be chosen."""
@@ -42,13 +42,13 @@ def tune(
     Parameters
     ----------
     scan : Scan
-        The system matrix, one slice.
+        Scan of one slice.
     methods : sequence of str, optional
         Some of `engine.reconstruction.methods.tunable`; by default all.
     config : TuningConfig, optional
         SNRs, frames and the values that can be chosen.
     on_trial : callable, optional
-        Told every trial when it is done.
+        Function that is told every trial when it is done.
 
     Returns
     -------

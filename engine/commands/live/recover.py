@@ -1,4 +1,4 @@
-"""`engine recover`: ordinary MDF files from recordings that were cut off."""
+"""The command `engine recover`: ordinary MDF files from recordings that were cut off."""
 
 from pathlib import Path
 

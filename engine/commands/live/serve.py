@@ -1,4 +1,4 @@
-"""`engine serve`: the live service, until a signal ends it."""
+"""The command `engine serve`: the live service, until a signal ends it."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""`engine view`: a page with the live image."""
+"""The command `engine view`: a page with the live image."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where every frame went: counts that add up at any moment."""
+"""Counts of where every frame went, which add up at any moment."""
 
 import threading
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class DropReason(StrEnum):
-    """Why a frame did not get into an image."""
+    """Reason why a frame did not get into an image."""
 
     OVERTAKEN = "overtaken"  # a newer frame was there (policy latest)
     QUEUE_FULL = "queue-full"  # it found no place
@@ -23,7 +23,7 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True)
 class Counters:
-    """The account of a moment.
+    """Account of all frames at one moment.
 
     frames_in = images_out + averaged + sum of dropped + in_flight holds in every one of them. Background
     frames and messages that were no frames are counted apart.
@@ -31,11 +31,11 @@ class Counters:
     Attributes
     ----------
     frames_in : int
-        Frames of the object.
+        Number of frames of the object.
     images_out : int
-        Images handed on.
+        Number of images handed on.
     averaged : int
-        Frames that went into an image beside its newest one (policy block-average).
+        Number of frames that went into an image beside its newest one (policy block-average).
     dropped : mapping of str to int
         Frames that got into no image, by `DropReason`.
     in_flight : int

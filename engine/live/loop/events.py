@@ -1,4 +1,4 @@
-"""What a running reconstruction has to say, for logs."""
+"""Events that a running reconstruction reports, for logs."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened.
+    """Event: something that happened.
 
     Attributes
     ----------
     name : str
-        A few fixed words with hyphens, such as "frame-failed".
+        Name of a few fixed words with hyphens, such as "frame-failed".
     level : int
-        Of `logging`.
+        Level of `logging`.
     fields : mapping
-        Plain values.
+        Plain values by name.
     """
 
     name: str
@@ -26,8 +26,8 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
-"""Called from any thread; what it raises is the caller's fault and must not happen."""
+"""A function that gets events, from any thread; it must not raise."""
 
 
 def ignore(event: Event) -> None:
-    """Do nothing."""
+    """Do nothing with an event."""

@@ -1,4 +1,4 @@
-"""Where frames wait for their reconstruction, in order, each of them once."""
+"""Queue in which frames wait for their reconstruction, in order, each of them once."""
 
 import threading
 import time
@@ -10,15 +10,15 @@ from engine.live.loop.late_frames import LateFrames, Waiting, WaitingFrame
 from engine.measurement.raw_frame import RawFrame
 
 REMEMBERED = 4096
-"""Numbers of a stream that are known to have come: a later duplicate counts as out of order."""
+"""Count of numbers of a stream that are known to have come: a later duplicate counts as out of order."""
 
 STREAMS_REMEMBERED = 16
-"""Streams that have ended: a frame that still comes from one of them is out of order."""
+"""Number of ended streams that are known: a frame that still comes from one of them is out of order."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is to be done next.
+    """Batch of frames that is to be worked on next.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Batch:
 
 
 class FrameQueue:
-    """Frames from any thread in, batches for one thread out.
+    """Queue: frames from any thread in, batches for one thread out.
 
     Every frame of the object that is put in is counted, and either comes out once or is counted as dropped.
     Batches come out in the order of the frames' numbers: one that arrives when its successor is out is
@@ -45,15 +45,15 @@ class FrameQueue:
     Parameters
     ----------
     policy : LateFrames
-        Which frames wait.
+        Policy that says which frames wait.
     capacity : int
-        How many.
+        Number of frames that may wait.
     background_capacity : int
         Background frames that may wait; beyond it the oldest is passed over.
     ledger : Ledger
-        Gets the counts.
+        Ledger that gets the counts.
     clock_jump_s : float
-        From this difference on, the producer's clock counts as having jumped.
+        Difference in s from which on the producer's clock counts as having jumped.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class FrameQueue:
         frame : RawFrame
             Of the object, or a background frame.
         wait_s : float
-            How long to wait for a place, where the policy refuses frames.
+            Time in s to wait for a place, where the policy refuses frames.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""From raw frames to one image, with the doubts that come up on the way."""
+"""One image from raw frames, with the doubts that come up on the way."""
 
 import math
 from collections.abc import Sequence
@@ -67,11 +67,11 @@ class FrameToImage:
         Parameters
         ----------
         frames : sequence of RawFrame
-            Of one layout, each passed by `require_frame`.
+            Frames of one layout, each passed by `require_frame`.
         background : RunningBackground
-            Its mean is subtracted if it has one of the same layout.
+            Background, whose mean is subtracted if it has one of the same layout.
         deadline : float or None
-            For methods that can have one, on the clock `time.perf_counter`.
+            Deadline on the clock `time.perf_counter`, for methods that can have one.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What happens to frames that come faster than images can be made."""
+"""Policies for frames that come faster than images can be made."""
 
 from bisect import insort
 from collections.abc import Mapping, MutableSequence
@@ -13,18 +13,18 @@ from engine.measurement.raw_frame import RawFrame
 
 @dataclass(frozen=True, order=True)
 class WaitingFrame:
-    """A frame and when it was pushed; ordered by its place.
+    """Frame with the time when it was pushed; ordered by its place.
 
     Attributes
     ----------
     place : tuple of int
         Number of the stream, counted as they came, and of the frame within it.
     frame : RawFrame
-        The frame.
+        Frame that waits.
     pushed : float
-        On the clock `time.perf_counter`, s.
+        Time of the push on the clock `time.perf_counter`, in s.
     pushed_ns : int
-        Nanoseconds since 1970-01-01 UTC.
+        Time of the push in nanoseconds since 1970-01-01 UTC.
     has_clock_jump : bool
         Whether the producer's clock jumped before it.
     """
@@ -43,7 +43,7 @@ Dropped = list[tuple[DropReason, int]]
 
 
 class LateFrames(Protocol):
-    """A policy: which frames wait, and which of them make the next image."""
+    """Policy of which frames wait, and which of them make the next image."""
 
     def put(self, waiting: Waiting, frame: WaitingFrame, capacity: int) -> Dropped:
         """Let a frame wait, or not; return what was dropped for it."""
@@ -55,7 +55,7 @@ class LateFrames(Protocol):
 
 
 class Latest:
-    """Only the newest frame counts."""
+    """Policy "latest": only the newest frame counts."""
 
     def put(self, waiting: Waiting, frame: WaitingFrame, capacity: int) -> Dropped:  # noqa: ARG002
         """Replace the frame that waits; one that is older than it is dropped itself."""
@@ -70,10 +70,10 @@ class Latest:
 
 
 class BlockAverage:
-    """All frames that wait make one image."""
+    """Policy "block-average": all frames that wait make one image."""
 
     def put(self, waiting: Waiting, frame: WaitingFrame, capacity: int) -> Dropped:
-        """Let it wait; beyond the capacity the oldest one goes."""
+        """Let the frame wait; beyond the capacity the oldest one goes."""
         insort(waiting, frame)
         if len(waiting) <= capacity:
             return []
@@ -81,7 +81,7 @@ class BlockAverage:
         return [(DropReason.QUEUE_FULL, 1)]
 
     def take(self, waiting: Waiting) -> list[WaitingFrame]:
-        """Take all that are of the stream and the layout of the oldest one."""
+        """Take all frames of the stream and the layout of the oldest one."""
         block = [waiting.pop(0)]
         while waiting and _can_be_averaged(waiting[0], block[0]):
             block.append(waiting.pop(0))
@@ -89,17 +89,17 @@ class BlockAverage:
 
 
 class EveryFrame:
-    """One image per frame, in their order."""
+    """Policy "every-frame": one image per frame, in their order."""
 
     def put(self, waiting: Waiting, frame: WaitingFrame, capacity: int) -> Dropped:
-        """Let it wait if there is a place."""
+        """Let the frame wait if there is a place."""
         if len(waiting) >= capacity:
             return [(DropReason.QUEUE_FULL, 1)]
         insort(waiting, frame)
         return []
 
     def take(self, waiting: Waiting) -> list[WaitingFrame]:
-        """Take the oldest one."""
+        """Take the oldest frame."""
         return [waiting.pop(0)]
 
 

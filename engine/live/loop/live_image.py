@@ -11,7 +11,7 @@ from engine.reconstruction.report import FrameReport
 
 
 class Flag(StrEnum):
-    """What a reader of an image should know."""
+    """Flag that a reader of an image should know."""
 
     LATE = "late"  # it came out after its deadline
     DEADLINE = "deadline"  # the solve was ended for the deadline; this is the best iterate
@@ -29,7 +29,7 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True)
 class LiveReport:
-    """How one image came about.
+    """Report of how one image came about.
 
     Attributes
     ----------
@@ -38,19 +38,19 @@ class LiveReport:
     first_sequence : int
         Number of the oldest frame in it.
     n_frames : int
-        Frames in it: 1, or more where frames were averaged.
+        Number of frames in it: 1, or more where frames were averaged.
     stream : str
-        The producer's name of the run.
+        Name that the producer gave to the run.
     acquired_ns : int or None
-        The producer's time stamp of the newest frame.
+        Time stamp that the producer gave to the newest frame.
     received_ns, finished_ns : int
-        When the newest frame was pushed and the image was ready: our clock, nanoseconds since 1970 UTC.
+        Times of the newest frame's push and of the finished image: our clock, nanoseconds since 1970 UTC.
     waited_ms : float
-        From the push of the newest frame to the beginning of its work. Not affected by changes of clocks.
+        Time from the push of the newest frame to the beginning of its work, by a clock that is never set.
     latency_ms : float
-        From that push to the finished image.
+        Time from that push to the finished image.
     flags : tuple of Flag
-        What to know about it.
+        Flags that a reader should know.
     saturated_channels : tuple of int
         Receive channels that reached their limit, 0-based.
     residual_ratio : float or None
@@ -59,7 +59,7 @@ class LiveReport:
         has the noise estimated from the frame itself, in which data of another scanner state look like noise.
         None where that is not known.
     frame : FrameReport
-        What the reconstructor did.
+        Report of the reconstructor.
     """
 
     sequence: int
@@ -86,16 +86,16 @@ class LiveReport:
 
 @dataclass(frozen=True)
 class BackgroundState:
-    """What is subtracted from the frames.
+    """State of the background that is subtracted from the frames.
 
     Attributes
     ----------
     n_frames : int
         Background frames seen; 0 while nothing is subtracted.
     age_s : float or None
-        Since the newest of them.
+        Time since the newest of them, in s.
     sigma : float or None
-        Their noise per real row in units of the calibration's; None with fewer than two.
+        Noise of theirs per real row in units of the calibration's; None with fewer than two.
     drift : float or None
         Change since the first estimate, per real row and in units of the calibration's noise (rms).
     """
@@ -112,7 +112,7 @@ class BackgroundState:
 
 @dataclass(frozen=True, eq=False)
 class LiveImage:
-    """One image.
+    """One image with its interval, background and report.
 
     Attributes
     ----------
@@ -121,11 +121,11 @@ class LiveImage:
     interval : Interval or None
         Bounds of the true concentrations, where the model has them.
     grid : Grid
-        Of the image.
+        Grid of the image.
     background : BackgroundState
-        What was subtracted.
+        Background that was subtracted.
     report : LiveReport
-        How it came about.
+        Report of how it came about.
     """
 
     image: Float32Array

@@ -22,16 +22,16 @@ from engine.measurement.raw_frame import RawFrame
 from engine.reconstruction.reconstructor import Reconstructor
 
 IDLE_S = 0.25
-"""How often the loop looks around while no frame comes."""
+"""Time in s after which the loop looks around while no frame comes."""
 
 KEPT_IMAGES = 64
-"""Images that `LiveReconstructor.images` keeps for its reader; the oldest goes."""
+"""Most images that `LiveReconstructor.images` keeps for its reader; beyond it the oldest goes."""
 
 OnImage = Callable[[LiveImage], None]
 
 
 class LiveReconstructor:
-    """Push raw frames from any thread, get images in another one.
+    """Live reconstruction: raw frames are pushed from any thread, images come in another one.
 
     One thread makes the images, one after the other. No frame is lost without a count, and no error of a
     frame ends the loop. Images come to `on_image`, in the loop's thread, or are read with `images`.
@@ -44,9 +44,9 @@ class LiveReconstructor:
     config : LoopConfig, optional
         Policy, deadline and limits.
     on_image : callable, optional
-        Gets every `LiveImage`; should return fast. What it raises is reported as an event.
+        Function that gets every `LiveImage` and returns fast. What it raises is reported as an event.
     on_event : callable, optional
-        Gets every `Event`: failures, swaps, changes of the stream.
+        Function that gets every `Event`: failures, swaps, changes of the stream.
 
     Raises
     ------
@@ -105,13 +105,13 @@ class LiveReconstructor:
         return self
 
     def __enter__(self) -> "LiveReconstructor":
-        """Start."""
+        """Start the loop."""
         return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; frames that wait are reconstructed unless an error was raised."""
+        """Close the loop; frames that wait are reconstructed unless an error was raised."""
         self.close(drain=kind is None)
 
     def push(self, frame: RawFrame, wait_s: float = 0.0) -> bool:
@@ -120,9 +120,9 @@ class LiveReconstructor:
         Parameters
         ----------
         frame : RawFrame
-            Its array must not be changed any more.
+            Frame, whose array must not be changed any more.
         wait_s : float
-            With the policy "every-frame", how long to wait for a place.
+            Time in s to wait for a place, with the policy "every-frame".
 
         Returns
         -------
@@ -173,7 +173,7 @@ class LiveReconstructor:
         Parameters
         ----------
         reconstructor : Reconstructor
-            Used by the loop's thread only from now on.
+            Reconstructor that only the loop's thread uses from now on.
 
         Returns
         -------
@@ -202,16 +202,16 @@ class LiveReconstructor:
         self._ledger.reject(reason)
 
     def counters(self) -> Counters:
-        """Return where every frame went."""
+        """Return the account of where every frame went."""
         return self._ledger.counters()
 
     def background(self) -> BackgroundState:
-        """Return what is subtracted."""
+        """Return the state of the background that is subtracted."""
         return self._background_state
 
     @property
     def reconstructor(self) -> Reconstructor:
-        """The one in use."""
+        """Reconstructor in use."""
         return self._maker.reconstructor
 
     @property
@@ -231,12 +231,12 @@ class LiveReconstructor:
 
     @property
     def last_image_age_s(self) -> float | None:
-        """Time since the newest image."""
+        """Time in s since the newest image."""
         return None if self._last_image_at is None else time.perf_counter() - self._last_image_at
 
     @property
     def oldest_wait_s(self) -> float | None:
-        """How long the oldest frame has been in flight, its reconstruction included; None if none is."""
+        """Time in s that the oldest frame has been in flight, reconstruction included; None if none is."""
         in_hand, waiting = self._in_hand, self._queue.oldest_wait_s()
         return waiting if in_hand is None else time.perf_counter() - in_hand
 

@@ -1,4 +1,4 @@
-"""How the live loop deals with time, the background and doubt."""
+"""Settings of how the live loop deals with time, the background and doubt."""
 
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -14,21 +14,21 @@ class LoopConfig:
     Attributes
     ----------
     policy : str
-        What happens to frames that come faster than images: "latest" reconstructs the newest one and drops
+        Policy for frames that come faster than images: "latest" reconstructs the newest one and drops
         those before; "block-average" makes one image of the mean of all that wait; "every-frame" reconstructs
         one after the other, and refuses new ones while `queue_frames` wait.
     deadline_ms : float or None
-        From the push of a frame to its image. A method that can, gives its best iterate by then; an image
+        Time from a frame's push to its image. A method that can, gives its best iterate by then; an image
         that comes out later is late. None for none; false in a configuration file.
     reserve_ms : float
-        Kept back of the deadline for what follows the solve: the image in its unit, its residual, its message
-        and the way to the subscriber.
+        Time kept back of the deadline for what follows the solve: the image in its unit, its residual, its
+        message and the way to the subscriber.
     queue_frames : int
-        Frames that may wait.
+        Number of frames that may wait.
     background_frames : int
         Background frames that the running background remembers.
     background_max_age_s : float
-        An older background is flagged.
+        Age from which on a background is flagged.
     max_residual : float
         Largest `LiveReport.residual_ratio` that is not flagged.
     model_error : float
@@ -38,7 +38,7 @@ class LoopConfig:
     saturation : float or None
         Largest |raw value| of a receive channel; None for the ends of an integer type.
     conversion : tuple of (float, float), optional
-        (a, b) per receive channel: signal = a * raw + b, for frames of raw counts.
+        Factors (a, b) per receive channel: signal = a * raw + b, for frames of raw counts.
     clock_jump_s : float
         Difference between the producer's clock and ours, from frame to frame, that is flagged.
 

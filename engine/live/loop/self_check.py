@@ -1,4 +1,4 @@
-"""Whether operators and a method make a sensible image of data that they must be able to handle."""
+"""Check that operators and a method make a sensible image of data that they must be able to handle."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ BLOB_WIDTH = 1 / 8
 """Standard deviation of the blob, as a share of the field of view."""
 
 LEAST_AGREEMENT = 0.5
-"""Cosine between image and blob. On the reference scanner all methods that ship have 0.92 and more, on twenty
+"""Least cosine between image and blob. On the reference scanner all that ship have 0.92 and more, on twenty
 voxels the noisiest has 0.74; positive noise has about 0.3."""
 
 
@@ -26,7 +26,7 @@ def require_working(reconstructor: Reconstructor) -> float:
     Parameters
     ----------
     reconstructor : Reconstructor
-        To be checked.
+        Reconstructor to be checked.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def _blob(operators: Operators) -> Float32Array:
 
 
 def _measured(blob: Float32Array, operators: Operators) -> Float32Array:
-    """Whitened rows (R,) of the blob at `CHECK_SNR_DB`, with noise of the calibration's level."""
+    """Whitened rows, float32 (R,), of the blob (N,) at `CHECK_SNR_DB`, with noise as in the calibration."""
     rows = (operators.singular_values * (blob @ operators.right_singular)) @ operators.left_singular
     level = 10 ** (CHECK_SNR_DB / 20) * np.sqrt(operators.n_rows) / np.linalg.norm(rows)
     noise = np.random.default_rng(0).standard_normal(operators.n_rows)

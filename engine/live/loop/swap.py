@@ -1,15 +1,15 @@
-"""Other operators or another model for a running reconstruction: on trial first, and back if they fail."""
+"""Swap of the operators or the model of a running reconstruction: on trial first, and back if they fail."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 TRIAL_IMAGES = 8
-"""Images after which a swap is accepted."""
+"""Number of images after which a swap is accepted."""
 
 
 class SwapStep(StrEnum):
-    """How far a swap has come."""
+    """Step that a swap has come to."""
 
     REFUSED = "refused"  # the check failed; nothing was changed
     WAITING = "waiting"  # for the next frame
@@ -20,14 +20,14 @@ class SwapStep(StrEnum):
 
 @dataclass(frozen=True)
 class SwapState:
-    """The last swap.
+    """State of the last swap.
 
     Attributes
     ----------
     step : SwapStep
-        How far it has come.
+        Step that it has come to.
     reason : str
-        Why.
+        Reason for that.
     """
 
     step: SwapStep

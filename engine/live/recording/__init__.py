@@ -1,1 +1,1 @@
-"""Frames and images on disk while they come, and MDF files of them afterwards."""
+"""Recording: frames and images on disk while they come, and MDF files of them afterwards."""

@@ -1,4 +1,4 @@
-"""Where and how a recording is made."""
+"""Settings of a recording: where and how it is made."""
 
 from dataclasses import dataclass
 from math import inf
@@ -14,17 +14,17 @@ class RecordingConfig:
     Attributes
     ----------
     folder : Path
-        Where the files appear; it must exist. Its file system must know sparse files, as all usual ones do.
+        Folder of the files; it must exist, on a file system with sparse files, as all usual ones have.
     template : Path
         MDF file of the same scanner setting, such as the calibration, whose metadata the files get.
     frames_per_file : int
-        Frames or images after which the next file begins.
+        Number of frames or images after which the next file begins.
     min_free_mb : float
-        Recording stops when less than this many MB (2^20 bytes) would be left on the disk.
+        Space in MB (2^20 bytes) on the disk, below which recording stops.
     queue_frames : int
-        Frames, and as many images, that may wait to be written; more are lost, and counted.
+        Number of frames, and of images, that may wait to be written; more are lost, and counted.
     retry_s : float
-        Recording that stopped for want of space begins again when space has been back for this long; seconds.
+        Time in s for which space has to be back before a recording that stopped for want of it begins again.
 
     Raises
     ------

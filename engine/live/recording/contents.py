@@ -1,4 +1,4 @@
-"""What the files of a recording hold: metadata of a template, and one row per frame or image."""
+"""Contents of the files of a recording: metadata of a template, and one row per frame or image."""
 
 import json
 import math
@@ -31,10 +31,10 @@ STREAM = "/measurement/_stream"
 REPORT = "/reconstruction/_report"
 
 NO_TIME = -1
-"""Stands for a time stamp that the producer did not give."""
+"""Value that stands for a time stamp that the producer did not give."""
 
 REPORT_BYTES = MAX_HEADER
-"""Longest report; the part of a row that is not used takes no space."""
+"""Length of the longest report; the part of a row that is not used takes no space."""
 
 IMAGES = "/reconstruction/data"
 FRAMES, BACKGROUND = "/measurement/data", "/measurement/isBackgroundFrame"
@@ -47,11 +47,11 @@ class FileContent:
     Attributes
     ----------
     metadata : MdfFile
-        With the data of one frame.
+        Metadata with the data of one frame.
     columns : tuple of Column
-        What each frame brings.
+        Columns of what each frame brings.
     extras : dict
-        Further datasets by path.
+        Datasets by path that the file has besides.
     """
 
     metadata: MdfFile
@@ -66,9 +66,9 @@ class Template:
     Attributes
     ----------
     file : MdfFile
-        Without data.
+        File without data.
     acquisition : Acquisition
-        What all frames share with the operators.
+        Settings that all frames share with the operators.
     """
 
     file: MdfFile
@@ -108,7 +108,7 @@ def load_template(path: Path, acquisition: Acquisition) -> Template:
 
 
 def frame_content(template: Template, frame: RawFrame) -> FileContent:
-    """Return what a file of frames like this one holds.
+    """Return the content of a file of frames like this one.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def frame_content(template: Template, frame: RawFrame) -> FileContent:
 
 
 def frame_row(frame: RawFrame, received_ns: int) -> dict[str, Any]:
-    """Return what a frame adds to its file."""
+    """Return the row that a frame adds to its file, by column."""
     return {
         FRAMES: frame.data,
         BACKGROUND: frame.is_background,
@@ -158,7 +158,7 @@ def frame_row(frame: RawFrame, received_ns: int) -> dict[str, Any]:
 
 
 def image_content(metadata: MdfFile, grid: Grid, coverage: float | None) -> FileContent:
-    """Return what a file of images holds, with intervals if a coverage is given."""
+    """Return the content of a file of images, with intervals if a coverage is given."""
     zero = np.zeros((1, *grid.volume_shape), np.float32)
     names = (IMAGES,) if coverage is None else (IMAGES, LOW, HIGH)
     columns = (
@@ -176,7 +176,10 @@ def image_row(
     *,
     has_bounds: bool,
 ) -> dict[str, Any]:
-    """Return what an image adds to its file; bounds that a file has and an image has not are NaN."""
+    """Return the row that an image, float32 (Nz, Ny, Nx), adds to its file.
+
+    Its bounds have the same shape and type; those that a file has and an image has not are NaN.
+    """
     row: dict[str, Any] = {IMAGES: image.reshape(-1, 1), REPORT: report_text(report)}
     if has_bounds:
         nothing = np.full_like(image, np.nan)

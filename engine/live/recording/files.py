@@ -1,4 +1,4 @@
-"""The files of a recording, one after the other: which one a frame goes into, and when a new one begins."""
+"""Files of a recording, one after the other: which one a frame goes into, and when a new one begins."""
 
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from engine.live.recording.growing_file import GrowingFile
 
 
 class FileKind(StrEnum):
-    """What a file holds: the ending of its name."""
+    """Kind of a file, by what it holds: the ending of its name."""
 
     RAW = "raw"
     IMAGES = "images"
@@ -23,9 +23,9 @@ class FileNames:
     Parameters
     ----------
     folder : Path
-        Of the files.
+        Folder of the files.
     session : str
-        A few random letters that no other process uses, so that two may record into one folder.
+        Random letters that no other process uses, so that two may record into one folder.
     """
 
     def __init__(self, folder: Path, session: str) -> None:
@@ -50,13 +50,13 @@ class FileSeries:
     Parameters
     ----------
     kind : FileKind
-        Of the names.
+        Kind of the files.
     names : FileNames
-        Shared by the kinds.
+        Names, shared by the kinds.
     frames_per_file : int
-        Frames after which the next file begins.
+        Number of frames after which the next file begins.
     on_closed : callable
-        Gets the path of every file that will not grow any more and holds frames.
+        Function that gets the path of every file that will not grow any more and holds frames.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FileSeries:
 
     @property
     def key(self) -> Hashable:
-        """What the frames of the open file have in common; None without one."""
+        """Key that the frames of the open file have in common; None without one."""
         return self._key
 
     def append(self, key: Hashable, content: Callable[[], FileContent], row: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Making an ordinary MDF file of a recording: contiguous, as long as what was recorded, without the mark.
+"""Ordinary MDF files made of recordings: contiguous, as long as what was recorded, without the mark.
 
 The recording itself is not changed; the new file takes its name when it is complete. So nothing is lost when
 this is interrupted, and it can be done again.
@@ -26,10 +26,10 @@ from engine.mpi.mdf.safety import check_source
 from engine.mpi.mdf.values import damage_reported
 
 BLOCK_BYTES = 2**22
-"""Copied at a time."""
+"""Bytes copied at a time."""
 
 LOCK_WAIT_S = 2.0
-"""How long somebody who reads the file is waited for."""
+"""Time in s for which somebody who reads the file is waited for."""
 
 BACKGROUND = "/measurement/isBackgroundFrame"
 
@@ -41,11 +41,11 @@ class FinishedRecording:
     Attributes
     ----------
     path : Path
-        The file.
+        Path of the file.
     n_frames : int
-        Frames or images in it.
+        Number of frames or images in it.
     note : str
-        What its reader should know; mostly empty.
+        Note for its reader; mostly empty.
     """
 
     path: Path
@@ -59,12 +59,12 @@ def recover_recording(path: str | os.PathLike[str]) -> FinishedRecording:
     Parameters
     ----------
     path : path
-        A recording whose process was killed, or whose disk was full.
+        File of a recording whose process was killed, or whose disk was full.
 
     Returns
     -------
     FinishedRecording
-        With every frame that was complete.
+        File with every frame that was complete.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def finish_in_steps(path: Path) -> Generator[None, None, FinishedRecording]:
-    """Do as `recover_recording`, a block per step, so that other work can be done in between."""
+    """Recover a recording as `recover_recording` does, a block per step, with time for other work between."""
     if not path.is_file():
         raise RecordingError(f"{path} does not exist; expected a recording; check the path")
     with _claimed(path):

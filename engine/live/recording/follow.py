@@ -1,4 +1,4 @@
-"""Following a measurement file that another process is still writing.
+"""Follower of a measurement file that another process is still writing.
 
 Two kinds of files can be read while they grow: recordings of this library
 (`engine.live.recording.growing_file`), and HDF5 files in SWMR mode (single writer, multiple readers) of a
@@ -31,7 +31,7 @@ from engine.mpi.mdf.values import combined, damage_reported
 from engine.operators.operators import Operators
 
 POLL_S = 0.01
-"""How often the file is looked at: short beside the time of a frame."""
+"""Time in s between two looks at the file: short beside the time of a frame."""
 
 ROWS_AT_A_TIME = 16
 
@@ -44,14 +44,14 @@ def follow_frames(path: str | Path, operators: Operators, idle_s: float) -> Iter
     path : path
         MDF measurement that is being written, or is about to be; a finished one gives all its frames at once.
     operators : Operators
-        It must belong to these.
+        Operators that it must belong to.
     idle_s : float
         Seconds without a frame after which the file counts as complete.
 
     Yields
     ------
     RawFrame
-        Values as stored, in the order of acquisition.
+        Frame with the values as stored, in the order of acquisition.
 
     Raises
     ------
@@ -69,12 +69,12 @@ class FollowedMeasurement:
     Parameters
     ----------
     path, operators, idle_s
-        As for `follow_frames`; waits for the first frame.
+        Parameters of `follow_frames`; the first frame is waited for.
 
     Attributes
     ----------
     header : MdfFile
-        Its metadata, with the data of the first frame.
+        Metadata of the file, with the data of the first frame.
     """
 
     def __init__(self, path: str | Path, operators: Operators, idle_s: float) -> None:

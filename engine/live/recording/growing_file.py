@@ -34,7 +34,7 @@ SCHEMA = 1
 """Version of the content of `MARK`."""
 
 METADATA_BYTES = 2**20
-"""Generous bound of everything in the file beside the frames."""
+"""Bound in bytes of everything in the file beside the frames, a generous one."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Column:
     name : str
         Path of the dataset.
     dtype : dtype
-        Little-endian; of kind "S" for UTF-8 texts of at most that length.
+        Type of the values, little-endian; of kind "S" for UTF-8 texts of at most that length.
     shape : tuple of int
-        Of one row.
+        Shape of one row.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Length of one row in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -67,15 +67,15 @@ class GrowingFile:
     Parameters
     ----------
     path : Path
-        Where it appears with its first frame; there must be nothing.
+        Path at which it appears with its first frame; there must be nothing.
     content : MdfFile
         Metadata; data that belong to a column may be those of one frame.
     columns : sequence of Column
-        What every frame brings.
+        Columns of what every frame brings.
     extras : mapping of str to object
-        Further datasets by path, the same for all frames: texts and numbers.
+        Datasets by path that are the same for all frames: texts and numbers.
     capacity : int
-        Frames it shall hold; fewer where the file system allows no file of that length.
+        Number of frames it shall hold; fewer where the file system allows no file of that length.
 
     Raises
     ------

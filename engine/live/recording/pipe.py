@@ -18,12 +18,12 @@ from engine.machine.checked_values import to_plain
 from engine.mpi.row_layout import Acquisition
 
 PREFIX = struct.Struct("<cBq")
-"""Before the parts of each message: kind, number of parts, when it was received in ns since 1970."""
+"""Prefix of the parts of each message: kind, number of parts, when it was received in ns since 1970."""
 
 FRAME, IMAGE = b"F", b"I"
 
 START_S = 60.0
-"""The process loads libraries and the template; a slow disk may take its time."""
+"""Time in s for the process to load libraries and the template; a slow disk may take its time."""
 
 
 def send(pipe: Connection, kind: bytes, received_ns: int, parts: Sequence[bytes]) -> None:
@@ -72,16 +72,16 @@ class WriterProcess:
     Parameters
     ----------
     config : RecordingConfig
-        What it shall do.
+        Settings of the recording.
     acquisition : Acquisition
-        Of the operators.
+        Acquisition of the operators.
     session : str
-        Letters and digits that are in the names of its files and in no others.
+        Session: letters and digits that are in the names of its files and in no others.
 
     Attributes
     ----------
     first_state : dict
-        What it said when it was ready.
+        State that it sent when it was ready.
 
     Raises
     ------
@@ -110,7 +110,7 @@ class WriterProcess:
 
     @property
     def process_id(self) -> int:
-        """Of the operating system."""
+        """Number of the process in the operating system."""
         return self._process.pid
 
     def send(self, kind: bytes, received_ns: int, parts: Sequence[bytes]) -> None:
@@ -118,7 +118,7 @@ class WriterProcess:
         send(self._outgoing, kind, received_ns, parts)
 
     def next_state(self) -> dict[str, Any]:
-        """Wait for what the process says next; `EOFError` when it has ended."""
+        """Wait for the state that the process sends next; `EOFError` when it has ended."""
         try:
             state: dict[str, Any] = json.loads(self._incoming.recv_bytes())
         except (OSError, ValueError) as error:  # killed while it wrote

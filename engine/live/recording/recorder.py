@@ -1,4 +1,4 @@
-"""Recording raw frames and images while they come, without ever keeping the reconstruction waiting."""
+"""Recorder of raw frames and images while they come, which never keeps the reconstruction waiting."""
 
 import secrets
 import threading
@@ -21,17 +21,17 @@ from engine.measurement.raw_frame import RawFrame
 from engine.mpi.row_layout import Acquisition
 
 CLOSE_S = 30.0
-"""Time to finish the files in; the process goes on by itself after that."""
+"""Time in s to finish the files in; the process goes on by itself after that."""
 
 WRITER_DIED, QUEUE_FULL, STOPPED, CLOSED = "writer-died", "queue-full", "stopped", "closed"
-"""Why a frame is in no file, beside what the writing process finds in it."""
+"""Reasons why a frame is in no file, beside what the writing process finds in it."""
 
 _NAMES = {FRAME: "frames", IMAGE: "images"}
 _FILE_KINDS = {FRAME: FileKind.RAW, IMAGE: FileKind.IMAGES}
 
 
 class Recorder:
-    """Writes what it is given to MDF files in a folder, from a process of its own.
+    """Recorder that writes what it is given to MDF files in a folder, from a process of its own.
 
     Frames and images may come from any thread; their arrays must not be changed afterwards. Recordings in
     the folder whose process was killed are recovered meanwhile.
@@ -41,7 +41,7 @@ class Recorder:
     config : RecordingConfig
         Folder, template and limits.
     acquisition : Acquisition
-        Of the operators.
+        Acquisition of the operators.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class Recorder:
 
     @property
     def writer_process_id(self) -> int:
-        """Of the process that writes."""
+        """Number of the process that writes, in the operating system."""
         return self._writer.process_id
 
     def frame(self, frame: RawFrame, received_ns: int) -> bool:
@@ -81,9 +81,9 @@ class Recorder:
         Parameters
         ----------
         frame : RawFrame
-            As it came, background frames included.
+            Frame as it came; background frames count too.
         received_ns : int
-            When: our clock, nanoseconds since 1970 UTC.
+            Time of its receipt on our clock, nanoseconds since 1970 UTC.
         """
         return self._offer(FRAME, received_ns, lambda: encode_frame(frame))
 
@@ -99,7 +99,7 @@ class Recorder:
         return self._offer(IMAGE, image.report.finished_ns, lambda: encode_image(image, Counters()))
 
     def state(self) -> RecordingState:
-        """Return how the recording stands."""
+        """Return the state of the recording."""
         with self._changed:
             written = {kind: sum(self._report[name].values()) for kind, name in _NAMES.items()}
             lost = {
@@ -131,8 +131,8 @@ class Recorder:
         Parameters
         ----------
         timeout_s : float
-            After this time the process is left to finish by itself; `RecordingState.unfinished` names what
-            it works on.
+            Time in s after which the process is left to finish by itself; `RecordingState.unfinished` names
+            what it works on.
         """
         until = time.monotonic() + timeout_s
         with self._changed:

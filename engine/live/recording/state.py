@@ -1,4 +1,4 @@
-"""How a recording stands."""
+"""State of a recording."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from engine.machine.checked_values import to_plain
 
 
 class RecordingStatus(StrEnum):
-    """Whether frames are written."""
+    """Status of a recording: whether frames are written."""
 
     RECORDING = "recording"
     STOPPED = "stopped"  # no space, or the writing process has ended; viewing goes on
@@ -18,28 +18,28 @@ class RecordingStatus(StrEnum):
 
 @dataclass(frozen=True)
 class RecordingState:
-    """The account of a moment: frames_in = frames_written + frames_lost + those that wait, images likewise.
+    """Account at one moment: frames_in = frames_written + frames_lost + those that wait, images likewise.
 
     Attributes
     ----------
     status : RecordingStatus
         Whether frames are written.
     reason : str
-        Why not, or what should be known about the files.
+        Reason why not, or what should be known about the files.
     frames_in, images_in : int
-        What was given to be recorded.
+        Numbers of what was given to be recorded.
     frames_written, images_written : int
-        What is safe from a crash of any process.
+        Numbers of what is safe from a crash of any process.
     frames_lost, images_lost : int
-        What is in no file.
+        Numbers of what is in no file.
     lost : mapping of str to int
-        The same by reason.
+        Numbers of lost frames and images by reason.
     unfinished : tuple of str
         Names of the files that are not ordinary MDF files yet.
     files : tuple of str
         Names of all files of this recording.
     free_bytes : int or None
-        Left on the disk when last looked at.
+        Space left on the disk when last looked at.
     """
 
     status: RecordingStatus

@@ -43,13 +43,13 @@ from engine.machine.checked_values import from_plain
 from engine.measurement.raw_frame import RawFrame
 
 REPORT_S = 0.1
-"""The state is sent when nothing waits to be written, and at least this often."""
+"""Longest time in s between two states; one is also sent when nothing waits to be written."""
 
 SPACE_S = 0.5
-"""How often the free space is looked at."""
+"""Time in s between two looks at the free space."""
 
 NICENESS = 5
-"""The reconstruction goes first where both want the processor."""
+"""Niceness of the process: the reconstruction goes first where both want the processor."""
 
 MEGABYTE = 2**20
 

@@ -1,4 +1,4 @@
-"""Play the frames of a measurement file as a scanner would send them."""
+"""Player of the frames of a measurement file, as a scanner would send them."""
 
 import time
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def measured_frames(file: MdfFile) -> MeasuredFrames:
     Parameters
     ----------
     file : MdfFile
-        A measurement; its conversion factor is applied.
+        File of a measurement; its conversion factor is applied.
 
     Raises
     ------

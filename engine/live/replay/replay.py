@@ -24,34 +24,34 @@ POLL_MS = 100
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What became of the frames that were played.
+    """Report of what became of the frames that were played.
 
     Times are from before a frame is sent until its image has been received, both in this process.
 
     Attributes
     ----------
     policy : str
-        Of the service.
+        Policy of the service.
     rate : float
         Frames per second that were sent.
     seconds : float
-        For how long frames of the object were sent.
+        Time for which frames of the object were sent.
     frames_sent : int
-        Of the object.
+        Number of frames of the object that were sent.
     frames_in, images_out, averaged, dropped, in_flight, late, not_converged : int
         Account of the service at the end (`engine.live.loop.counters.Counters`).
     dropped_by_reason, rejected : mapping of str to int
-        From the same account.
+        Numbers by reason, from the same account.
     is_balanced : bool
         Whether frames_sent = frames_in = images_out + averaged + dropped + in_flight.
     cut : int
-        Images that were ended by the deadline.
+        Number of images that were ended by the deadline.
     images_received : int
-        By this process; a subscriber that does not keep up misses images.
+        Number of images received by this process; a subscriber that does not keep up misses some.
     p50_ms, p99_ms, p999_ms, max_ms : float or None
         Quantiles of the times; None without images.
     mean_iterations : float or None
-        Of the images received.
+        Mean number of iterations of the images received.
     """
 
     policy: str
@@ -97,13 +97,13 @@ def replay(
     measured : MeasuredFrames
         What to play.
     frames_endpoint, images_endpoint : str
-        Of a service that gets no other frames meanwhile.
+        Endpoints of a service that gets no other frames meanwhile.
     rate : float
         Frames per second.
     seconds : float
-        For how long.
+        Time to play for.
     on_second : callable
-        Gets the account of the service, about once per second.
+        Function that gets the account of the service, about once per second.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def _report(
 
 
 class _Listener:
-    """Reads images and states in a thread of its own, so that arrivals are timed when they happen."""
+    """Listener to images and states in a thread of its own, so that arrivals are timed when they happen."""
 
     def __init__(self, endpoint: str, on_second: Callable[[Counters], None]) -> None:
         self._endpoint = endpoint

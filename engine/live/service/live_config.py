@@ -16,7 +16,7 @@ from engine.machine.two_cores import Threads
 from engine.reconstruction.method_settings import MethodSettings
 
 MAX_FRAME_MB = 1024.0
-"""Largest message that can be allowed: what a frame may have is far below it."""
+"""Largest message in MB that can be allowed: what a frame may have is far below it."""
 
 LAST_PORT = 65535
 
@@ -26,7 +26,7 @@ STDIN = Path("-")
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """What reconstructs: `operators` and the settings of the method; absent ones have their defaults.
+    """Settings of what reconstructs: `operators` and those of the method; absent ones have their defaults.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class MethodConfig:
     model : str, optional
         Bundle folder or shipped name; a name that is a folder beside the configuration file is that folder.
     provider, threads, warm_start, max_iterations, tolerance : optional
-        As in `MethodSettings`.
+        Settings as in `MethodSettings`.
     """
 
     operators: Path
@@ -66,7 +66,7 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where frames come in and images go out.
+    """Endpoints at which frames come in and images go out.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class EndpointConfig:
         Whether they may be other than loopback. Nothing is encrypted, and whoever reaches them can push
         frames and see images.
     max_frame_mb : float
-        A producer that sends larger messages is cut off.
+        Size in MB of the largest message; a producer that sends larger ones is cut off.
     """
 
     frames: str = "tcp://127.0.0.1:5555"
@@ -93,14 +93,14 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Where `/metrics`, `/health` and `/ready` are served.
+    """Address at which `/metrics`, `/health` and `/ready` are served.
 
     Attributes
     ----------
     host : str
         Address; loopback unless `allow_remote` is set.
     port : int
-        0 for any that is free.
+        Port; 0 for any that is free.
     allow_remote : bool
         Whether the address may be another than loopback.
     """
@@ -116,7 +116,7 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """One running service.
+    """Configuration of one running service.
 
     Attributes
     ----------

@@ -20,12 +20,12 @@ from pythonjsonlogger.json import JsonFormatter
 
 @dataclass(frozen=True)
 class RateLimit:
-    """How many lines of one kind are written.
+    """Limit on how many lines of one kind are written.
 
     Attributes
     ----------
     lines : int
-        In one window; at least 1.
+        Number of lines in one window; at least 1.
     seconds : float
         Length of a window. It begins with the first line of its kind.
     """
@@ -42,12 +42,12 @@ class _Window:
 
 
 class EventLimiter:
-    """Admits lines by kind, and keeps account of those it did not admit; from any thread.
+    """Limiter that admits lines by kind, and keeps account of those it did not admit; from any thread.
 
     Parameters
     ----------
     limit : RateLimit
-        Of each kind.
+        Limit of each kind.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -96,13 +96,13 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
     Parameters
     ----------
     logger : logging.Logger
-        Usually that of the module.
+        Logger, usually that of the module.
     level : int
-        Such as ``logging.INFO``.
+        Level, such as ``logging.INFO``.
     event : str
-        One of few names, not made of data: lines are limited by it.
+        Name out of few, not made of data: lines are limited by it.
     **fields
-        Anything; what JSON cannot hold is written as text.
+        Values of any type; what JSON cannot hold is written as text.
 
     Raises
     ------
@@ -127,18 +127,18 @@ def structured_logs(
     Parameters
     ----------
     form : {"json", "text"}
-        For machines or for people.
+        Form for machines or for people.
     level : int
         Least level that is written.
     stream : file, optional
-        Standard error by default.
+        File to write to; standard error by default.
     limit : RateLimit, optional
-        Of the lines of each event.
+        Limit of the lines of each event.
 
     Yields
     ------
     LimitedHandler
-        Its `summarise` should be called now and then.
+        Handler, of which `summarise` should be called now and then.
     """
     handler = LimitedHandler(stream or sys.stderr, limit or RateLimit())
     handler.setFormatter(_JsonLines() if form == "json" else _TextLines())
@@ -155,18 +155,18 @@ def structured_logs(
 
 
 class LimitedHandler(logging.StreamHandler[TextIO]):
-    """Writes at most so many lines of each event in a while, and then how many were left out.
+    """Handler that writes at most so many lines of each event in a while, then how many were left out.
 
     Events of this project are told apart by their names, lines of other libraries by their place in the code.
 
     Parameters
     ----------
     stream : file
-        It is not closed with the handler.
+        File to write to; it is not closed with the handler.
     limit : RateLimit
-        Of each kind of line.
+        Limit of each kind of line.
     clock : callable
-        Returns seconds that never go back.
+        Function that returns seconds that never go back.
     """
 
     def __init__(self, stream: TextIO, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the state of the service, and the distribution of what its images took."""
+"""Metrics for Prometheus: the state of the service, and the distribution of what its images took."""
 
 import platform
 import threading
@@ -16,7 +16,7 @@ from engine.live.service.state import ServiceState
 from engine.live.wire.messages import REASONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the answer to a scrape: the text format of Prometheus."""
+"""Content type of the answer to a scrape: the text format of Prometheus."""
 
 LATENCY_MS = (5, 7.5, 10, 12.5, 15, 17.5, 20, 25, 30, 35, 40, 50, 60, 80, 100, 150, 200)
 """Bounds of the buckets of the latency, besides the deadline."""
@@ -36,9 +36,9 @@ class LiveMetrics:
     Parameters
     ----------
     snapshot : callable
-        Returns the state of this moment; called once for each scrape, from any thread.
+        Function that returns the state of this moment; called once for each scrape, from any thread.
     deadline_ms : float, optional
-        Gets a bound of its own among the buckets of the latency.
+        Deadline, which gets a bound of its own among the buckets of the latency.
     """
 
     def __init__(self, snapshot: Callable[[], ServiceState], deadline_ms: float | None = None) -> None:

@@ -24,7 +24,7 @@ from engine.measurement.raw_frame import RawFrame
 from engine.reconstruction.reconstructor import Reconstructor
 
 FAREWELL_S = 0.2
-"""For the last messages to leave the socket before it is closed."""
+"""Time in s for the last messages to leave the socket before it is closed."""
 
 MEGABYTE = 10**6
 
@@ -37,9 +37,9 @@ class LiveService:
     Parameters
     ----------
     config : LiveConfig
-        What to run.
+        Configuration to run.
     on_event : callable
-        Gets every `Event`; from several threads.
+        Function that gets every `Event`, from several threads.
 
     Raises
     ------
@@ -100,12 +100,12 @@ class LiveService:
 
     @property
     def frames_endpoint(self) -> str:
-        """Where frames come in, with the port that a wildcard got."""
+        """Endpoint at which frames come in, with the port that a wildcard got."""
         return self._frames.last_endpoint
 
     @property
     def images_endpoint(self) -> str:
-        """Where images go out, with the port that a wildcard got."""
+        """Endpoint at which images go out, with the port that a wildcard got."""
         return self._images.last_endpoint
 
     @property
@@ -133,7 +133,7 @@ class LiveService:
         Parameters
         ----------
         path : Path
-            The configuration file. Only its table `[reconstruction]` has an effect.
+            Configuration file. Only its table `[reconstruction]` has an effect.
         """
         if self._swapping is not None and self._swapping.is_alive():
             self._say("swap-busy", logging.WARNING, message="the one before is not over")

@@ -13,14 +13,14 @@ from engine.errors import LiveError
 from engine.live.service.live_config import STDIN, LiveConfig, live_config_toml
 
 START_S = 120.0
-"""For loading, compiling and the check, on a machine that does other things as well."""
+"""Time in s for loading, compiling and the check, on a machine that does other things as well."""
 
 STOP_S = 60.0
-"""For finishing the frames that wait and the recording."""
+"""Time in s for finishing the frames that wait and the recording."""
 
 
 class ServiceProcess:
-    """`engine serve` as a child; ends with the block.
+    """Child process with `engine serve`, which ends with the block.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class ServiceProcess:
     Attributes
     ----------
     frames_endpoint, images_endpoint : str
-        Where it listens.
+        Endpoints at which it listens.
     process : subprocess.Popen
-        The child.
+        Process of the child.
 
     Raises
     ------
@@ -72,17 +72,17 @@ class ServiceProcess:
         self._log.close()
 
     def log(self) -> str:
-        """Return what it has written to its log."""
+        """Return what the service has written to its log."""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")
 
     def last_words(self) -> str:
-        """Return the last line of its log."""
+        """Return the last line of the service's log."""
         lines = self.log().strip().splitlines()
         return lines[-1] if lines else f"exit code {self.process.returncode}, without a word"
 
     def stop(self) -> int:
-        """End it cleanly, by force if it does not within `STOP_S`; return its exit code."""
+        """End the service cleanly, by force if it does not within `STOP_S`; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

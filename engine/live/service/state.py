@@ -1,4 +1,4 @@
-"""The state of the service at one moment: what metrics, health and the status message are made of."""
+"""State of the service at one moment, of which metrics, health and the status message are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,41 +8,41 @@ from engine.live.loop.counters import Counters
 from engine.live.loop.live_image import BackgroundState
 
 Phase = Literal["starting", "running", "stopping"]
-"""Running: operators and model are loaded and have passed their checks."""
+"""Phase of a service; while it is running, operators and model are loaded and have passed their checks."""
 
 
 @dataclass(frozen=True)
 class ServiceState:
-    """A snapshot; all of it is of one moment.
+    """Snapshot of the service; all of it is of one moment.
 
     Attributes
     ----------
     state : {"starting", "running", "stopping"}
-        What the service is doing.
+        Phase of the service.
     policy : str
-        What happens to frames that come faster than images.
+        Policy for frames that come faster than images.
     deadline_ms : float or None
-        From the push of a frame to its image; None without one.
+        Time from the push of a frame to its image; None without one.
     method, model : str
         Name of the method, and name or folder of its bundle.
     operators_sha256 : str
         Hash of the operators file.
     counters : Counters
-        Where every frame went.
+        Account of where every frame went.
     background : BackgroundState
-        What is subtracted from the frames.
+        State of the background that is subtracted.
     recording : mapping or None
-        None where nothing is to be recorded. Else `state` ("recording", "stopped" or "closed"), `reason`, and
-        the account of `engine.live.recording.state.RecordingState`.
+        State of the recording: `state` ("recording", "stopped" or "closed"), `reason`, and the account of
+        `engine.live.recording.state.RecordingState`; None where nothing is to be recorded.
     swap : mapping or None
-        The last exchange of operators or model; None before the first. `state` and `reason` of
-        `engine.live.loop.swap.SwapState`.
+        State of the last swap of operators or model: `state` and `reason` of
+        `engine.live.loop.swap.SwapState`; None before the first.
     uptime_s : float
-        Since the start.
+        Time since the start.
     last_image_age_s : float or None
-        Since the last image; None before the first.
+        Time since the last image; None before the first.
     oldest_wait_s : float or None
-        How long the oldest frame has been in flight, its reconstruction included; None when there is none.
+        Time that the oldest frame has been in flight, reconstruction included; None when there is none.
     is_loop_alive : bool
         Whether the thread that reconstructs is alive.
     """
@@ -81,12 +81,12 @@ class ServiceState:
 
 @dataclass(frozen=True)
 class HealthLimits:
-    """When something counts as wrong.
+    """Limits from which on something counts as wrong.
 
     Attributes
     ----------
     stuck_after_s : float
-        A frame that is in flight for longer than this is stuck, and a service with it.
+        Time from which on a frame in flight is stuck, and a service with it.
     background_old_after_s : float or None
         A background frame older than this is no good estimate any more; None if its age does not matter.
     """
@@ -97,16 +97,16 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class Health:
-    """An answer and its reasons.
+    """Answer on the health of a service, and its reasons.
 
     Attributes
     ----------
     ok : bool
         Whether it is as asked.
     reasons : tuple of str
-        Why not; empty if it is.
+        Reasons why not; empty if it is.
     degraded : tuple of str
-        What else somebody should look after; images go on.
+        Matters that somebody should look after besides; images go on.
     """
 
     ok: bool

@@ -24,7 +24,7 @@ CONNECTION_SECONDS = 5.0
 """In which a request must be complete and its answer taken; then the connection is cut."""
 
 CONNECTIONS = 16
-"""Requests answered at a time; further connections are closed."""
+"""Number of requests answered at a time; further connections are closed."""
 
 SHUTDOWN_SECONDS = 1.0
 """How long a client that is slow may hold up the end of the service."""
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class StatusServer:
-    """Answers ``GET /metrics``, ``/health`` and ``/ready`` from construction to `close`.
+    """Server that answers ``GET /metrics``, ``/health`` and ``/ready`` from construction to `close`.
 
     /metrics is the text format of Prometheus. The other two answer 200 where everything is as it should be
     and 503 where it is not, with the reasons as JSON. Nothing of a request is used but its path. It has an
@@ -50,11 +50,11 @@ class StatusServer:
     host : str
         Address to listen at.
     port : int
-        0 for a free one.
+        Port; 0 for a free one.
     metrics : callable
-        Returns the text for a scrape.
+        Function that returns the text for a scrape.
     health, ready : callable
-        Return whether the service is alive, and whether frames may be sent.
+        Functions that return whether the service is alive, and whether frames may be sent.
     allow_remote : bool
         Whether the address may be reached from other machines.
 

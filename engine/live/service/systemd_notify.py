@@ -1,4 +1,4 @@
-"""Telling systemd what the service is doing (sd_notify(3)), without a library for it.
+"""Notifications to systemd of what the service is doing (sd_notify(3)), without a library for it.
 
 Without NOTIFY_SOCKET in the environment, so outside of systemd, nothing is sent.
 """
@@ -10,7 +10,7 @@ from engine.errors import LiveError
 
 
 class ServiceManager:
-    """Sends notifications to the manager that started this process.
+    """Notifier of the manager that started this process.
 
     A notification that does not get through is not worth ending the service for: it is left out, and the
     manager acts on its absence.

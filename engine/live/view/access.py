@@ -1,4 +1,4 @@
-"""Who may see the page: names it answers to, pages that may talk to it, and the token.
+"""Access to the page: names it answers to, pages that may talk to it, and the token.
 
 A page on loopback is not private by itself: any web site that the same browser shows can send requests there.
 So the `Host` header must be a name of ours (a site whose name was rebound to 127.0.0.1 still sends its own),
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 TOKEN_BYTES = 32
-"""Of randomness in a token: not to be guessed at any rate of requests."""
+"""Bytes of randomness in a token: not to be guessed at any rate of requests."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -24,7 +24,7 @@ HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 @dataclass(frozen=True)
 class ViewAccess:
-    """The rules of one server.
+    """Rules of access to one server.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ def open_access(host: str, names: Iterable[str] = ()) -> ViewAccess:
     host : str
         Address or name that the server is bound to.
     names : iterable of str
-        Further names under which its users reach it.
+        Names under which its users reach it besides.
     """
     own = {_in_brackets(host.lower()), *(name.lower() for name in names)} | LOOPBACK_NAMES
     if is_loopback(host):

@@ -12,25 +12,25 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from engine.live.view.feed import ReceivedImage, ViewFeed
 
 STRIP_LENGTH = 24
-"""Recent images that a page offers for a closer look."""
+"""Number of recent images that a page offers for a closer look."""
 
 STRIP_BYTES = 128 * 2**20
-"""Bytes of those, here and in the browser; of large volumes fewer are kept."""
+"""Most bytes of the recent images, here and in the browser; of large volumes fewer are kept."""
 
 IN_TRANSIT = 2
-"""Images that may be under way to a page when it pauses."""
+"""Number of images that may be under way to a page when it pauses."""
 
 IMAGE_PERIOD = 1 / 30
 """Seconds between two images: people see no more, and the scanner's cores have other work."""
 
 BYTES_PER_SECOND = 40e6
-"""Of images to one page; large volumes come less often."""
+"""Bytes per second of images to one page; large volumes come less often."""
 
 TICK = 0.5
 """Seconds between two messages at most, so that the page knows that we are there."""
 
 MAX_PAGE_MESSAGE = 1024
-"""Bytes of what a page may send."""
+"""Most bytes that a page may send."""
 
 
 class PageClient:
@@ -42,14 +42,14 @@ class PageClient:
     Parameters
     ----------
     socket : aiohttp.web.WebSocketResponse
-        Prepared.
+        Socket, prepared.
     feed : ViewFeed
-        Where images come from.
+        Feed that images come from.
 
     Attributes
     ----------
     recent : deque of ReceivedImage
-        What the page can show now, and may ask a snapshot of. It stays as it is while the page is paused.
+        Images that the page can show now, and may ask a snapshot of. They stay while the page is paused.
     """
 
     def __init__(self, socket: web.WebSocketResponse, feed: ViewFeed) -> None:

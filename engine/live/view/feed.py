@@ -1,4 +1,4 @@
-"""What the page knows: the newest images of the service and its figures, taken in as fast as they come.
+"""Feed of the page: the newest images of the service and its figures, taken in as fast as they come.
 
 A subscriber cannot slow the service down: the service drops what a subscriber does not fetch, and this one
 fetches everything at once and keeps only the newest.
@@ -23,22 +23,22 @@ from engine.live.wire.messages import IMAGE_TOPIC, STATUS_TOPIC, ImageMessage, d
 from engine.mpi.grid import Grid
 
 KEPT_IMAGES = 32
-"""Images that can still be asked for after newer ones came."""
+"""Number of images that can still be asked for after newer ones came."""
 
 KEPT_BYTES = 256 * 2**20
-"""Bytes of those; of large volumes fewer are kept, but always the newest."""
+"""Most bytes of the kept images; of large volumes fewer are kept, but always the newest."""
 
 RECEIVE_QUEUE = 256
-"""Messages that ZeroMQ holds for us: five seconds of images while the process is stopped for a moment."""
+"""Number of messages that ZeroMQ holds for us: five seconds of images while the process stands still."""
 
 MAX_MESSAGE = 2**30
-"""Bytes of one part of a message; a connection that sends more is closed."""
+"""Most bytes of one part of a message; a connection that sends more is closed."""
 
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1000
 """First and longest pause before the next attempt to reach the service."""
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 3000
-"""How the loss of a machine is noticed, which closes no connection."""
+"""Period and limit in ms of the sign of life by which the loss of a machine is noticed: it closes nothing."""
 
 HISTOGRAM_PERIOD = 0.25
 """Seconds between two histograms; people see no more."""
@@ -51,15 +51,15 @@ class ReceivedImage:
     Attributes
     ----------
     number : int
-        In order of arrival here, from 1; sequence numbers may come again after a restart of the producer.
+        Number by arrival here, from 1; sequence numbers may come again after a restart of the producer.
     message : ImageMessage
-        The image with its header.
+        Image with its header.
     grid : Grid
-        Of the image.
+        Grid of the image.
     arrived : float
-        Our monotonic clock, seconds.
+        Time of arrival on our monotonic clock, in s.
     page_header : bytes
-        JSON for the page: report, grid, names of the arrays.
+        Header for the page in JSON: report, grid, names of the arrays.
     """
 
     number: int
@@ -75,7 +75,7 @@ class ReceivedImage:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What to know about it."""
+        """Flags that a reader should know."""
         return tuple(self.message.header["report"]["flags"])
 
     @property
@@ -87,7 +87,7 @@ class ReceivedImage:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the arrays."""
+        """Number of bytes of the arrays."""
         return self.message.image.nbytes * (1 if self.message.low is None else 3)
 
 
@@ -102,11 +102,11 @@ class ViewFeed:
     Attributes
     ----------
     images : deque of ReceivedImage
-        The newest ones, at most `KEPT_IMAGES` and `KEPT_BYTES`.
+        Newest images, at most `KEPT_IMAGES` and `KEPT_BYTES`.
     n_images : int
-        How many came.
+        Number of images that came.
     listeners : set of asyncio.Event
-        Set whenever a message came.
+        Events that are set whenever a message came.
     """
 
     def __init__(self, source: str) -> None:

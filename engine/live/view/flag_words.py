@@ -34,4 +34,4 @@ DROP_WORDS: Mapping[DropReason, str] = {
     DropReason.FAILED: "solver error",
     DropReason.STOPPED: "service stopped",
 }
-"""Why a frame is in no image."""
+"""Words for every reason why a frame is in no image."""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 WINDOW = 2048
-"""Images: 44 s at 46.4 frames/s, enough for a 99th percentile that stands still."""
+"""Number of images: 44 s at 46.4 frames/s, enough for a 99th percentile that stands still."""
 
 BINS = 40
-"""Bars that can be told apart in a panel."""
+"""Number of bars, as many as can be told apart in a panel."""
 
 
 class LatencyWindow:
@@ -33,13 +33,13 @@ class LatencyWindow:
         Parameters
         ----------
         deadline_ms : float or None
-            The axis is to show it in its middle, and reaches further only if the percentiles do.
+            Deadline, in the middle of the axis, which reaches further only if the percentiles do.
 
         Returns
         -------
         dict
-            `top_ms` (end of the axis, which begins at 0), `counts` of `BINS` equal bins, `above` the axis,
-            `n`, and `p50_ms`, `p99_ms`, `max_ms` (None without an image).
+            Histogram: `top_ms` (end of the axis, which begins at 0), `counts` of `BINS` equal bins, `above`
+            the axis, `n`, and `p50_ms`, `p99_ms`, `max_ms` (None without an image).
         """
         values = np.array(self._values, np.float64)
         if not values.size:

@@ -18,16 +18,16 @@ from engine.live.view.flag_words import DROP_WORDS, FLAG_WORDS
 from engine.live.view.snapshots import SnapshotFolder, SnapshotKind
 
 STALE_SECONDS = 3.0
-"""Without a new image the page says so after this time."""
+"""Time after which the page says that no new image came."""
 
 MAX_PAGES = 16
-"""Open pages; more are refused, so that they cannot eat up the machine."""
+"""Most open pages; more are refused, so that they cannot eat up the machine."""
 
 MAX_WAITING = 4
-"""Snapshots that may wait for the one being written."""
+"""Most snapshots that may wait for the one being written."""
 
 HEARTBEAT_SECONDS = 10.0
-"""After this the WebSocket of a page that has gone away without a word is closed."""
+"""Time after which the WebSocket of a page that has gone away without a word is closed."""
 
 COLOUR_MAPS = ("inferno", "viridis", "gray")
 
@@ -44,7 +44,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every answer: nothing from elsewhere, nothing inline, no frame around the page."""
+"""Headers of every answer: nothing from elsewhere, nothing inline, no frame around the page."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,13 +56,13 @@ class ViewServer:
     Attributes
     ----------
     feed : ViewFeed
-        Must be running while pages are open.
+        Feed, which must be running while pages are open.
     access : ViewAccess
-        Who is let in.
+        Rules of who is let in.
     snapshots : SnapshotFolder
-        Where snapshots go.
+        Folder of the snapshots.
     clients : set of PageClient
-        The open pages.
+        Pages that are open.
     """
 
     feed: ViewFeed
@@ -187,13 +187,13 @@ async def serve_page(server: ViewServer, host: str, port: int, announce: Callabl
     Parameters
     ----------
     server : ViewServer
-        The page; its feed is run here.
+        Server of the page; its feed is run here.
     host : str
         Address to bind to.
     port : int
         Port; 0 for any free one.
     announce : callable
-        Gets the address of the page, token included, once it can be opened.
+        Function that gets the address of the page, token included, once it can be opened.
 
     Raises
     ------

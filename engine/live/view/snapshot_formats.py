@@ -26,10 +26,10 @@ from engine.mpi.mdf.new_files import (
 from engine.mpi.mdf.new_metadata import new_uuid, utc_now
 
 MILLIMETRES = 1e3
-"""Per metre."""
+"""Millimetres per metre."""
 
 MAX_TITLE = 34
-"""Characters that fit above a picture."""
+"""Most characters that fit above a picture."""
 
 SCANNER_COORDINATES = 1
 """NIfTI code: the affine gives positions in the scanner."""
@@ -58,7 +58,7 @@ def write_mdf_image(path: Path, image: ReceivedImage, source: MdfFile) -> None:
     image : ReceivedImage
         The image.
     source : MdfFile
-        Whose study, experiment, tracer, scanner and acquisition it gets.
+        File whose study, experiment, tracer, scanner and acquisition it gets.
     """
     message, grid = image.message, image.grid
     write_mdf(path, new_reconstruction_file(message.image[np.newaxis], grid, source))
@@ -101,7 +101,7 @@ def write_nifti(path: Path, image: ReceivedImage) -> None:
 
 
 def nifti_affine(grid: Grid) -> NDArray[np.float64]:
-    """Return the matrix from voxel numbers (i, j, k, 1) to the voxel's centre (x, y, z, 1) in millimetres."""
+    """Return the matrix, float64 (4, 4), from voxel numbers (i, j, k, 1) to centres (x, y, z, 1) in mm."""
     affine = np.eye(4)
     for axis, (pitch, extent, center) in enumerate(
         zip(grid.pitch, grid.field_of_view, grid.center, strict=True)

@@ -27,23 +27,23 @@ class SnapshotKind(StrEnum):
 
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{4,9}\.(png|mdf|nii)", re.ASCII)
-"""UTC time, number of the snapshot, suffix."""
+"""Name of a snapshot: UTC time, number, suffix."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One file.
+    """One snapshot: a file in the folder.
 
     Attributes
     ----------
     name : str
-        Inside the folder.
+        Name inside the folder.
     kind : SnapshotKind
-        Its format.
+        Format of the file.
     sequence : int
         Number of the frame it shows.
     n_bytes : int
-        Its size.
+        Size of the file.
     """
 
     name: str
@@ -58,9 +58,9 @@ class SnapshotFolder:
     Parameters
     ----------
     folder : Path
-        Created with the first snapshot.
+        Folder, created with the first snapshot.
     metadata : MdfFile, optional
-        Whose metadata MDF snapshots get; by default a note that nothing is known.
+        File whose metadata MDF snapshots get; by default a note that nothing is known.
     """
 
     def __init__(self, folder: Path, metadata: MdfFile | None = None) -> None:

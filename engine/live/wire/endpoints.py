@@ -1,4 +1,4 @@
-"""Where the service may listen: on this machine only, unless the configuration says otherwise."""
+"""Endpoints at which the service may listen: of this machine only, unless the settings say otherwise."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ def require_loopback(endpoint: str, *, allow_remote: bool = False) -> None:
     Parameters
     ----------
     endpoint : str
-        ``tcp://127.0.0.1:PORT`` or ``tcp://[::1]:PORT`` (``*`` for a free port), ``ipc://PATH``, or
+        Endpoint ``tcp://127.0.0.1:PORT`` or ``tcp://[::1]:PORT`` (``*`` for a free port), ``ipc://PATH``, or
         ``inproc://NAME``.
     allow_remote : bool
         Whether any address is allowed after ``tcp://``.

@@ -1,4 +1,4 @@
-"""Where frames come in: a ZeroMQ PULL socket that anything may send anything to."""
+"""Socket at which frames come in: a ZeroMQ PULL socket that anything may send anything to."""
 
 import logging
 import threading
@@ -15,19 +15,19 @@ from engine.live.wire.strict_json import MAX_HEADER
 from engine.measurement.raw_frame import RawFrame
 
 QUEUE = 8
-"""Messages that wait for each producer (RCVHWM); one that is faster waits on its own side."""
+"""Number of messages that wait for each producer (RCVHWM); one that is faster waits on its own side."""
 
 PARTS_KEPT = 3
-"""Parts of a message that are kept: one more than a frame has. The rest is read and forgotten."""
+"""Number of parts of a message that are kept: one more than a frame has. The rest is read and forgotten."""
 
 POLL_MS = 100
-"""How long `close` may wait for the thread to look up."""
+"""Longest time in ms for which `close` waits for the thread to look up."""
 
 _log = logging.getLogger(__name__)
 
 
 class FrameSocket:
-    """Receives frames in a thread of its own, from construction to `close`.
+    """Socket that receives frames in a thread of its own, from construction to `close`.
 
     Whatever arrives is either handed on as a frame, counted as refused, or ended by ZeroMQ before it is a
     message: bytes that are no ZMTP, a part larger than allowed (its connection is closed), a message whose
@@ -36,7 +36,7 @@ class FrameSocket:
     Parameters
     ----------
     endpoint : str
-        Where to listen, such as ``tcp://127.0.0.1:5555``; port ``*`` for a free one.
+        Endpoint to listen at, such as ``tcp://127.0.0.1:5555``; port ``*`` for a free one.
     max_frame_bytes : int
         Largest part of a message; at least a header fits.
     on_frame : callable
@@ -44,11 +44,11 @@ class FrameSocket:
         thread of this socket. Frames of one producer come in their order. An exception in it is logged, and
         the next frame is received.
     on_rejected : callable
-        Gets the error of each message that is no frame.
+        Function that gets the error of each message that is no frame.
     allow_remote : bool
         Whether the endpoint may be reached from other machines.
     context : zmq.Context, optional
-        For ``inproc`` endpoints: that of the other side. It stays open.
+        Context of the other side, for ``inproc`` endpoints; it stays open.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class FrameSocket:
 
     @property
     def last_endpoint(self) -> str:
-        """Where it listens; of a wildcard, with the port that it got."""
+        """Endpoint at which it listens; of a wildcard, with the port that it got."""
         return self._listening.endpoint
 
     @property

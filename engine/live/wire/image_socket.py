@@ -1,4 +1,4 @@
-"""Where images go out: a ZeroMQ PUB socket that waits for nobody."""
+"""Socket at which images go out: a ZeroMQ PUB socket that waits for nobody."""
 
 import threading
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from engine.errors import LiveError
 from engine.live.wire.listening_socket import ListeningSocket
 
 QUEUE = 8
-"""Messages that wait for each subscriber (SNDHWM). One that reads too slowly gets no others meanwhile."""
+"""Number of messages that wait for a subscriber (SNDHWM). One that is too slow gets no others meanwhile."""
 
 LONGEST_SUBSCRIPTION = 256
-"""Bytes of what a subscriber may send."""
+"""Most bytes that a subscriber may send."""
 
 
 class ImageSocket:
-    """Publishes messages; usable from any thread, one at a time.
+    """Socket that publishes messages; usable from any thread, one at a time.
 
     A subscriber that stops reading loses messages, and nothing else happens: not more than `QUEUE` of them
     and what the system's buffers take are kept for it.
@@ -26,11 +26,11 @@ class ImageSocket:
     Parameters
     ----------
     endpoint : str
-        Where to listen, such as ``tcp://127.0.0.1:5556``; port ``*`` for a free one.
+        Endpoint to listen at, such as ``tcp://127.0.0.1:5556``; port ``*`` for a free one.
     allow_remote : bool
         Whether the endpoint may be reached from other machines.
     context : zmq.Context, optional
-        For ``inproc`` endpoints: that of the other side. It stays open.
+        Context of the other side, for ``inproc`` endpoints; it stays open.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class ImageSocket:
 
     @property
     def last_endpoint(self) -> str:
-        """Where it listens; of a wildcard, with the port that it got."""
+        """Endpoint at which it listens; of a wildcard, with the port that it got."""
         return self._listening.endpoint
 
     def send(self, parts: Sequence[bytes]) -> None:

@@ -15,22 +15,22 @@ class ListeningSocket:
     Parameters
     ----------
     kind : int
-        Such as ``zmq.PULL``.
+        Kind of socket, such as ``zmq.PULL``.
     endpoint : str
-        Where to listen, see `engine.live.wire.endpoints.require_loopback`.
+        Endpoint to listen at, see `engine.live.wire.endpoints.require_loopback`.
     options : mapping of zmq.SocketOption to int
         Options of the socket.
     allow_remote : bool
         Whether the endpoint may be reached from other machines.
     context : zmq.Context, optional
-        That of the other side, for ``inproc`` endpoints; it stays open. Else the socket has its own.
+        Context of the other side, for ``inproc`` endpoints; it stays open. Else the socket has its own.
 
     Attributes
     ----------
     socket : zmq.Socket
-        For sending or receiving.
+        Socket for sending or receiving.
     endpoint : str
-        Where it listens; of a wildcard, with the port that it got.
+        Endpoint at which it listens; of a wildcard, with the port that it got.
 
     Raises
     ------

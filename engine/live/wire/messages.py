@@ -28,7 +28,7 @@ IMAGE_TOPIC, STATUS_TOPIC = b"image", b"status"
 """First part of what the service publishes, to subscribe to."""
 
 REASONS = ("parts", "header", "kind", "version", "key", "value", "dtype", "shape", "size")
-"""Why a message is refused: every `MessageError` of this module has one of these."""
+"""Reasons why a message is refused: every `MessageError` of this module has one of these."""
 
 Part = bytes | bytearray | memoryview
 """One part of a multi-part message."""
@@ -36,7 +36,7 @@ Part = bytes | bytearray | memoryview
 MAX_INTEGER = 2**63 - 1
 
 MAX_STREAM = 64
-"""Characters of the name of a stream."""
+"""Most characters of the name of a stream."""
 
 FRAME_TYPES = ("complex64", "complex128", "float32", "float64", "int16", "int32")
 """Types of the values of a frame; little-endian, complex values as real and imaginary part in turn."""
@@ -44,7 +44,7 @@ FRAME_TYPES = ("complex64", "complex128", "float32", "float64", "int16", "int32"
 
 @dataclass(frozen=True, eq=False)
 class ImageMessage:
-    """What a subscriber gets for an image.
+    """Message that a subscriber gets for an image.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class ImageMessage:
     low, high : ndarray of float32, shape (Nz, Ny, Nx), or None
         Bounds of the true concentrations.
     header : dict
-        `grid` (size, field_of_view, center), `report`, `background`, `counters`, `interval_coverage`.
+        Header: `grid` (size, field_of_view, center), `report`, `background`, `counters`, `interval_coverage`.
     """
 
     image: NDArray[np.float32]
@@ -98,12 +98,12 @@ def decode_frame(parts: Sequence[Part]) -> RawFrame:
     Parameters
     ----------
     parts : sequence of bytes
-        Of the multi-part message.
+        Parts of the multi-part message.
 
     Returns
     -------
     RawFrame
-        Its data are a read-only view of the last part. They may hold NaN or infinity.
+        Frame whose data are a read-only view of the last part. They may hold NaN or infinity.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def decode_image(parts: Sequence[Part]) -> ImageMessage:
     Returns
     -------
     ImageMessage
-        Its arrays are read-only views of the parts, and finite.
+        Message whose arrays are read-only views of the parts, and finite.
 
     Raises
     ------

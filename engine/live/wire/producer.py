@@ -13,7 +13,7 @@ SEND_MS = 30_000
 """Longest time for the service to take a frame; it may be starting."""
 
 FAREWELL_MS = 5_000
-"""For the last frames to leave when the producer ends."""
+"""Time in ms for the last frames to leave when the producer ends."""
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def producer(endpoint: str) -> Iterator[Callable[[RawFrame], None]]:
     Parameters
     ----------
     endpoint : str
-        Where the service takes frames.
+        Endpoint at which the service takes frames.
 
     Raises
     ------

@@ -8,13 +8,13 @@ from typing import Any
 from engine.errors import MessageError
 
 MAX_HEADER = 65536
-"""Bytes of a header: a list of some thousand bins."""
+"""Most bytes of a header: enough for a list of some thousand bins."""
 
 MAX_BRACKETS = 256
-"""Opening brackets and braces of a header, those inside texts included. It bounds the depth."""
+"""Most opening brackets and braces of a header, those inside texts included. It bounds the depth."""
 
 REASON = "header"
-"""Of every error here, but for values that cannot be written."""
+"""Reason of every error here, but for values that cannot be written."""
 
 
 def read_object(data: memoryview) -> dict[str, Any]:
@@ -23,13 +23,13 @@ def read_object(data: memoryview) -> dict[str, Any]:
     Parameters
     ----------
     data : memoryview of bytes
-        The whole text, UTF-8 without a byte order mark.
+        Text, whole, in UTF-8 without a byte order mark.
 
     Returns
     -------
     dict
-        Of texts, integers, finite floats, booleans, None, lists and objects. At most about 32 times as much
-        memory as the text.
+        Object of texts, integers, finite floats, booleans, None, lists and objects. It takes at most about 32
+        times as much memory as the text.
 
     Raises
     ------

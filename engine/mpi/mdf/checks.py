@@ -17,7 +17,7 @@ from engine.mpi.mdf.schema import walk
 AXIS_ORDERS = frozenset("".join(order) for order in permutations("xyz"))
 
 Sizes = dict[str, tuple[int, ...]]
-"""Lengths that each dimension letter may have; a letter without entry takes the first length found."""
+"""The lengths that each dimension letter may have; a letter without entry takes the first length found."""
 
 
 def check_mdf(file: MdfFile) -> None:
@@ -26,7 +26,7 @@ def check_mdf(file: MdfFile) -> None:
     Parameters
     ----------
     file : MdfFile
-        Any content.
+        Content of any kind.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The grids of an MDF file: which frame belongs to which grid point, and images as volumes."""
+"""The grids of an MDF file: the frame of each grid point, and images as volumes."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def grid_frames(file: MdfFile) -> NDArray[np.int64]:
     Parameters
     ----------
     file : MdfFile
-        Calibration.
+        File of a calibration.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def images(file: MdfFile) -> NDArray[Any]:
     Parameters
     ----------
     file : MdfFile
-        Reconstruction.
+        File of a reconstruction.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def images(file: MdfFile) -> NDArray[Any]:
 
 
 def _meandering_points(grid: Grid) -> NDArray[np.int64]:
-    """Return the grid index visited at each step of a walk that turns around at the end of each line."""
+    """Return the grid index, int64 (O,), at each step of a walk that turns around at each line's end."""
     points = np.arange(grid.n_voxels, dtype=np.int64).reshape(grid.volume_shape)
     path = points.copy()
     path[1::2] = path[1::2, ::-1]
@@ -173,11 +173,11 @@ def _check_positions(group: str, positions: NDArray[np.float64] | None, grid: Gr
 def calibration_spectra(
     file: MdfFile, keep_bins: NDArray[np.int64] | None = None
 ) -> NDArray[np.complexfloating]:
-    """Return the foreground spectra of a calibration in grid order, shape (O, J, C, K); see `spectra`."""
+    """Return the foreground spectra of a calibration in grid order, complex (O, J, C, K); see `spectra`."""
     return spectra(file, keep_bins)[grid_frames(file)]
 
 
 def calibration_snr(file: MdfFile) -> NDArray[np.float64] | None:
-    """Return the stored signal-to-noise ratio on the stored bins, shape (J, C, K), or None."""
+    """Return the stored signal-to-noise ratio on the stored bins, float64 (J, C, K), or None."""
     snr = calibration_of(file).snr
     return None if snr is None else on_stored_bins(file, snr)

@@ -27,7 +27,7 @@ class ImageIntervals:
     Attributes
     ----------
     low, high : ndarray of float32, shape (Q, Nz, Ny, Nx)
-        In the unit of the images; NaN in all voxels of a frame that has no interval.
+        Bounds in the unit of the images; NaN in all voxels of a frame that has no interval.
     coverage : float
         Share of the truth that lies inside, over images like those of the calibration.
     """
@@ -43,11 +43,11 @@ def add_intervals(path: str | Path, intervals: ImageIntervals, grid: Grid) -> No
     Parameters
     ----------
     path : path
-        Written by `write_mdf`.
+        File that `write_mdf` wrote.
     intervals : ImageIntervals
-        One volume per image of the file.
+        Bounds, one volume per image of the file.
     grid : Grid
-        Of the volumes.
+        Grid of the volumes.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def read_intervals(path: str | Path, grid: Grid) -> ImageIntervals | None:
     path : path
         An MDF reconstruction.
     grid : Grid
-        Of its images (`engine.mpi.mdf.grids.reconstruction_grid`).
+        Grid of its images (`engine.mpi.mdf.grids.reconstruction_grid`).
 
     Raises
     ------

@@ -66,13 +66,13 @@ class Tracer:
     Attributes
     ----------
     name, batch, vendor, solute : ndarray of str
-        Solute is the element counted, usually Fe.
+        Description of the tracer; the solute is the element counted, usually Fe.
     concentration : ndarray of float64
-        mol(solute) / L.
+        Concentration in mol(solute) / L.
     volume : ndarray of float64
-        L.
+        Volume in L.
     injection_time : tuple of datetime or None, optional
-        UTC without time zone.
+        Time of the injection, UTC without time zone.
     """
 
     name: TracerTexts
@@ -103,9 +103,9 @@ class DriveField:
     Attributes
     ----------
     num_channels : int
-        D.
+        Number D of drive channels.
     base_frequency : float
-        Hz; the drive frequencies are base_frequency / divider.
+        Base frequency in Hz; the drive frequencies are base_frequency / divider.
     divider : ndarray of int64, shape (D, F)
         Frequency dividers.
     cycle : float
@@ -134,7 +134,7 @@ class Receiver:
     Attributes
     ----------
     num_channels : int
-        C.
+        Number C of receive channels.
     bandwidth : float
         Half the sampling rate in Hz.
     num_sampling_points : int
@@ -142,11 +142,11 @@ class Receiver:
     unit : str
         SI unit of the signal after the conversion factor, usually "V".
     data_conversion_factor : ndarray of float64, shape (C, 2), optional
-        (a, b) per channel: signal = a * stored + b. Present means that it has not been applied yet.
+        Factors (a, b) per channel: signal = a * stored + b. Present means that it has not been applied yet.
     transfer_function : ndarray of complex128, shape (C, K), optional
         Recorded signal over coil signal, on the stored bins or on the full axis.
     induction_factor : ndarray of float64, shape (C,), optional
-        unit / (A m^2).
+        Received signal per moment, in unit / (A m^2).
     """
 
     num_channels: Integer
@@ -167,13 +167,13 @@ class Acquisition:
     num_averages : int
         Block averages per period; the data are already averaged.
     num_frames : int
-        N, background frames included.
+        Number N of frames, background frames included.
     num_periods_per_frame : int
-        J.
+        Number J of periods per frame.
     start_time : datetime or None
-        UTC without time zone; None if the file leaves it empty.
+        Beginning of the acquisition, UTC without time zone; None if the file leaves it empty.
     drivefield, receiver : DriveField, Receiver
-        The sub-groups.
+        Sub-groups of the excitation and of the reception.
     gradient : ndarray of float64, shape (J, Y, 3, 3), optional
         Jacobian of the selection field at the scanner centre in T/m/mu0.
     offset_field : ndarray of float64, shape (J, Y, 3), optional
@@ -201,17 +201,18 @@ class Measurement:
         Time signals (N, J, C, V), or (J, C, V, N) with the fast frame axis; complex spectra (N, J, C, K) or
         (J, C, K, N). Integer complex values are structured arrays with the fields "r" and "i".
     is_fourier_transformed, is_fast_frame_axis : bool
-        Which of the four layouts `data` has.
+        Flags that say which of the four layouts `data` has.
     is_background_frame : ndarray of bool, shape (N,)
-        Which frames were taken without sample, in stored order.
+        Mask of the frames taken without sample, in stored order.
     frame_permutation : ndarray of int64, shape (N,), optional
-        1-based: stored[m] = acquired[frame_permutation[m] - 1]. Present only with `is_frame_permutation`.
+        Order, 1-based: stored[m] = acquired[frame_permutation[m] - 1]. Present only with
+        `is_frame_permutation`.
     frequency_selection : ndarray of int64, shape (K,), optional
-        1-based bins of the full rfft axis, in any order. Present only with `is_frequency_selection`.
+        Bins of the full rfft axis, 1-based, in any order. Present only with `is_frequency_selection`.
     is_background_corrected, is_spectral_leakage_corrected, is_transfer_function_corrected : bool
-        What has been applied to `data` already.
+        Corrections that have been applied to `data` already.
     is_sparsity_transformed : bool
-        Compressed data; not supported.
+        Whether the data are compressed, which is not supported.
     """
 
     data: Annotated[NDArray[Any], Stored(Kind.NUMBER, ("*", "*", "*", "*"))]
@@ -239,19 +240,19 @@ class Calibration:
     method : str
         "robot", "hybrid", "simulation" or free text.
     size : ndarray of int64, shape (3,), optional
-        (Nx, Ny, Nz); the product is O.
+        Grid points (Nx, Ny, Nz); the product is O.
     field_of_view, field_of_view_center, delta_sample_size : ndarray of float64, shape (3,), optional
-        Metres; the field of view includes the outer voxel edges.
+        Lengths in metres; the field of view includes the outer voxel edges.
     order : str
-        Which axis of the grid is fastest; "xyz" means x.
+        Axes of the grid, the fastest first: "xyz" means x.
     positions : ndarray of float64, shape (O, 3), optional
-        Metres.
+        Positions of the grid points in metres.
     offset_fields : ndarray of float64, shape (O, 3), optional
         Fields in T/mu0 that stand for positions.
     snr : ndarray of float64, shape (J, C, K), optional
         Signal-to-noise ratio as its producer defines it, on the stored bins or on the full axis.
     is_meandering_grid : bool, optional
-        The acquisition went back and forth along the grid lines (not in the specification, but in use).
+        Whether the acquisition went back and forth along the grid lines (not in the specification).
     """
 
     method: Text
@@ -275,13 +276,13 @@ class Reconstruction:
     data : ndarray, shape (Q, P, S), as stored
         Voxel vectors in grid order.
     size : ndarray of int64, shape (3,), optional
-        (Nx, Ny, Nz); the product is P.
+        Grid points (Nx, Ny, Nz); the product is P.
     field_of_view, field_of_view_center : ndarray of float64, shape (3,), optional
-        Metres.
+        Lengths in metres.
     order : str
-        Which axis of the grid is fastest; "xyz" means x.
+        Axes of the grid, the fastest first: "xyz" means x.
     positions : ndarray of float64, shape (P, 3), optional
-        Metres.
+        Positions of the grid points in metres.
     is_overscan_region : ndarray of bool, shape (P,), optional
         Voxels outside the region the trajectory covers.
     """
@@ -308,7 +309,7 @@ class MdfFile:
     time : datetime or None
         Creation time, UTC without time zone; None if the file leaves it empty.
     study, experiment, scanner, acquisition : Study, Experiment, Scanner, Acquisition
-        Mandatory groups.
+        Groups that every file has.
     tracer, measurement, calibration, reconstruction : optional
         Groups that depend on the purpose of the file.
     """

@@ -1,4 +1,4 @@
-"""Making valid MDF files from arrays: for the simulator, the reconstructor and tests."""
+"""Valid MDF files made from arrays: for the simulator, the reconstructor and tests."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,13 +64,13 @@ def new_calibration_file(
     Parameters
     ----------
     foreground : ndarray of complex, shape (O, J, C, K)
-        One spectrum per voxel of `grid`, x fastest; unnormalised rfft in the acquisition's unit.
+        Spectra, one per voxel of `grid`, x fastest; unnormalised rfft in the acquisition's unit.
     background : ndarray of complex, shape (E, J, C, K), optional
         Spectra without sample. Noise figures need at least two.
     grid : Grid
         Voxel grid with O voxels.
     acquisition : Acquisition
-        Its number of frames is replaced by O + E.
+        Acquisition, whose number of frames is replaced by O + E.
     bins : sequence of int, shape (K,), optional
         Stored bins, 0-based on the full rfft axis; None for the full axis.
     snr : ndarray of float64, shape (J, C, K), optional
@@ -142,9 +142,10 @@ def new_measurement_file(
     Parameters
     ----------
     frames : ndarray, shape (N, J, C, V) real or (N, J, C, K) complex
-        Kept in its type: raw counts together with the acquisition's conversion factor, or values in its unit.
+        Frames, kept in their type: raw counts together with the acquisition's conversion factor, or values in
+        its unit.
     acquisition : Acquisition
-        Its number of frames is replaced by N.
+        Acquisition, whose number of frames is replaced by N.
     background_mask : ndarray of bool, shape (N,), optional
         Frames taken without sample; by default none.
     bins : sequence of int, shape (K,), optional
@@ -155,7 +156,7 @@ def new_measurement_file(
     Returns
     -------
     MdfFile
-        Checked.
+        Measurement, checked.
 
     Raises
     ------
@@ -183,7 +184,7 @@ def new_reconstruction_file(images: NDArray[np.floating], grid: Grid, source: Md
     Parameters
     ----------
     images : ndarray of float, shape (Q, Nz, Ny, Nx)
-        One volume per reconstructed frame.
+        Images, one volume per reconstructed frame.
     grid : Grid
         Grid of the volumes.
     source : MdfFile
@@ -230,7 +231,7 @@ def _measurement(
     is_fast_frame_axis: bool = False,
     frame_permutation: NDArray[np.int64] | None = None,
 ) -> Measurement:
-    """Return a measurement without any correction applied."""
+    """Return a measurement of data in any layout of `Measurement`, without any correction applied."""
     return Measurement(
         data=data,
         is_fourier_transformed=np.iscomplexobj(data),
@@ -247,7 +248,7 @@ def _measurement(
 
 
 def _single(values: NDArray[Any], dtype: type[np.float32 | np.complex64]) -> NDArray[Any]:
-    """Copy to single precision, contiguous; what overflows becomes infinite, which the checks report."""
+    """Copy an array of any shape to single precision, contiguous; what overflows becomes infinite."""
     with np.errstate(over="ignore"):
         return np.array(values, dtype=dtype, order="C")
 

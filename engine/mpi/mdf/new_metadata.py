@@ -1,4 +1,4 @@
-"""Making the descriptive groups of an MDF file: study, experiment, scanner, tracer, drive field, acquisition.
+"""Descriptive groups of an MDF file, made: study, experiment, scanner, tracer, drive field, acquisition.
 
 The defaults describe a simulation; a caller with real data passes its own values.
 """
@@ -92,13 +92,13 @@ def new_sine_drive(
     Parameters
     ----------
     base_frequency : float
-        Hz.
+        Base frequency in Hz.
     divider : array_like of int, shape (D,) or (D, F)
-        The drive frequencies are base_frequency / divider.
+        Dividers: the drive frequencies are base_frequency / divider.
     strength : array_like of float, shape of `divider` or scalar
         Amplitudes in T/mu0.
     n_periods : int
-        J.
+        Number J of periods.
     phase : array_like of float, shape of `divider` or scalar
         Phases in rad.
     waveform : str
@@ -150,19 +150,19 @@ def new_acquisition(
     n_samples : int
         Samples V per period.
     drivefield : DriveField
-        For the same number of periods.
+        Drive field for the same number of periods.
     n_periods, n_channels : int
-        J and C.
-    gradient : ndarray, shape (J, Y, 3, 3), optional
-        T/m/mu0.
-    offset_field : ndarray, shape (J, Y, 3), optional
-        T/mu0.
+        Numbers J of periods and C of receive channels.
+    gradient : ndarray of float64, shape (J, Y, 3, 3), optional
+        Jacobian of the selection field in T/m/mu0.
+    offset_field : ndarray of float64, shape (J, Y, 3), optional
+        Static field in T/mu0.
     unit : str
         SI unit of the signal.
     num_averages : int
         Averages already contained in the data.
-    data_conversion_factor : ndarray, shape (C, 2), optional
-        Only for raw counts: signal = a * stored + b.
+    data_conversion_factor : ndarray of float64, shape (C, 2), optional
+        Factors (a, b) of raw counts: signal = a * stored + b.
     """
     receiver = Receiver(
         num_channels=n_channels,

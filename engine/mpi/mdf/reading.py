@@ -1,4 +1,4 @@
-"""Reading MDF 2.x files: tolerant where real files are known to deviate, strict everywhere else."""
+"""Reader of MDF 2.x files: tolerant where real files are known to deviate, strict everywhere else."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_mdf(path: str | Path) -> MdfFile:
     Parameters
     ----------
     path : str or Path
-        Measurement, calibration or reconstruction.
+        File of a measurement, calibration or reconstruction.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def read_mdf(path: str | Path) -> MdfFile:
 
 
 def read_open_mdf(handle: h5py.File) -> MdfFile:
-    """Do as `read_mdf` with an open file; messages do not name it."""
+    """Read and check an open MDF file as `read_mdf` does one by its path; messages do not name it."""
     _check_finished(handle)
     _check_version(handle)
     file = standard_layouts(_read_group(handle, MdfFile))

@@ -1,4 +1,4 @@
-"""How a recording that was not finished says so, for those who read MDF files.
+"""The mark by which a recording that was not finished says so, for those who read MDF files.
 
 `engine.live.recording.growing_file` writes it. A finished recording is an MDF file like any other, without
 the mark.
@@ -10,7 +10,7 @@ MARK = "/_recording"
 """Dataset that only unfinished recordings have: JSON text with the names of their growing datasets."""
 
 COUNT = "/acquisition/numFrames"
-"""How many frames are complete; written after each of them."""
+"""Dataset with the number of complete frames; written after each of them."""
 
 LENGTHS = "Bytes"
 """Ending of the dataset with the length of each text in a growing dataset of texts."""

@@ -37,7 +37,7 @@ def _acquisition(acquisition: Acquisition) -> Acquisition:
 
 
 def _per_period(field: NDArray[Any], n_periods: int, element: tuple[int, ...]) -> NDArray[Any]:
-    """Give a field the axes (J, Y, ...): one that stands alone holds in every period."""
+    """Give a field of any type the axes (J, Y, ...): one that stands alone holds in every period."""
     if field.shape == element:
         return np.broadcast_to(field, (n_periods, 1, *element)).copy()
     if field.shape == (n_periods, *element):

@@ -1,4 +1,4 @@
-"""What a file may ask of its reader: nothing outside of it, no code, no more memory than its size justifies.
+"""Limits of what a file may ask of its reader: no other file, no code, no more memory than is justified.
 
 HDF5 can point to other files in four ways (external and soft links, external storage, virtual datasets), load
 code (filters from a folder of plug-ins), and announce arrays far larger than the file. None of these belongs
@@ -13,10 +13,10 @@ from engine.mpi.mdf.text_heap import check_texts
 from engine.mpi.mdf.values import damage_reported
 
 BUILT_IN_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
-"""Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset of HDF5, and the LZF of h5py."""
+"""Filters that are code of HDF5 (deflate, shuffle, Fletcher32, szip, n-bit, scale-offset) or h5py (LZF)."""
 
 MAX_RATIO = 1100
-"""Bytes in memory per byte in the file: deflate reaches 1032."""
+"""Most bytes in memory per byte in the file: deflate reaches 1032."""
 
 SINGLE_TYPES = frozenset(
     {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM, h5py.h5t.BITFIELD}
@@ -25,10 +25,10 @@ SINGLE_TYPES = frozenset(
 while converting damaged lists of variable length, so these and the rest are not read at all."""
 
 NATIVE_COMPLEX = getattr(h5py.h5t, "COMPLEX", None)
-"""New in HDF5 2.0."""
+"""Class of complex types, new in HDF5 2.0; None before."""
 
 SLACK_BYTES = 2**20
-"""Always allowed: what was never written takes no space in the file."""
+"""Bytes in memory that are always allowed: what was never written takes no space in the file."""
 
 COPIES = 3
 """Arrays of the size of a dataset that exist at one time while it is read and checked."""

@@ -1,4 +1,4 @@
-"""How a dataclass says where in an MDF file each of its attributes is stored.
+"""The description by which a dataclass says where in an MDF file each of its attributes is stored.
 
 An attribute annotated `Annotated[float, Stored(Kind.REAL)]` is one HDF5 dataset; an attribute that is itself
 a dataclass is an HDF5 group. MDF's names are the attribute names in camel case. An attribute with a default
@@ -24,20 +24,20 @@ class Kind(Enum):
     REAL = auto()
     COMPLEX = auto()
     NUMBER = auto()
-    """Kept exactly as stored: int8 to int64, float32, float64, or complex of these."""
+    """Number kept exactly as stored: int8 to int64, float32, float64, or complex of these."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How one attribute is stored.
+    """Storage of one attribute: its type, shape, names and default.
 
     Attributes
     ----------
     kind : Kind
-        Value type.
+        Type of the values.
     shape : tuple
-        () for one value, else one entry per axis: a number, a letter of MDF's dimension names that must agree
-        wherever it appears, or "*" for any length.
+        Shape: () for one value, else one entry per axis: a number, a letter of MDF's dimension names that
+        must agree wherever it appears, or "*" for any length.
     aliases : tuple of str
         Other names found in real files; read when the proper name is absent, never written.
     assumed : bool or None

@@ -47,19 +47,19 @@ def bins(file: MdfFile) -> NDArray[np.int64]:
 
 
 def frequencies(file: MdfFile) -> NDArray[np.float64]:
-    """Return the frequencies of the stored bins in Hz, shape (K,): bin * 2 bandwidth / V."""
+    """Return the frequencies of the stored bins in Hz, float64 (K,): bin * 2 bandwidth / V."""
     receiver = file.acquisition.receiver
     spacing = 2.0 * receiver.bandwidth / receiver.num_sampling_points
     return bins(file).astype(np.float64) * spacing
 
 
 def background_mask(file: MdfFile) -> NDArray[np.bool_]:
-    """Return which frames were taken without sample, shape (N,), in stored order."""
+    """Return which frames were taken without sample, bool (N,), in stored order."""
     return measurement_of(file).is_background_frame
 
 
 def acquisition_slots(file: MdfFile) -> NDArray[np.int64]:
-    """Return the 0-based place of each stored frame in the order of acquisition, shape (N,)."""
+    """Return the 0-based place of each stored frame in the order of acquisition, int64 (N,)."""
     measurement = measurement_of(file)
     if measurement.frame_permutation is not None:
         return measurement.frame_permutation - 1
@@ -108,7 +108,7 @@ def spectra(file: MdfFile, keep_bins: NDArray[np.int64] | None = None) -> NDArra
 def _transformed(
     signals: NDArray[Any], file: MdfFile, columns: NDArray[np.int64] | None
 ) -> NDArray[np.complex128]:
-    """Convert and transform time signals (N, J, C, V), keeping some columns of the full frequency axis."""
+    """Transform time signals (N, J, C, V) to spectra, complex128, keeping some columns of the full axis."""
     receiver = file.acquisition.receiver
     n_kept = receiver.num_sampling_points // 2 + 1 if columns is None else len(columns)
     values = np.empty((*signals.shape[:-1], n_kept), np.complex128)
@@ -120,7 +120,7 @@ def _transformed(
 
 
 def _columns(file: MdfFile, keep_bins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each bin asked for stands on the stored frequency axis."""
+    """Return where each bin asked for, int64 (K',), stands on the stored frequency axis."""
     stored = bins(file)
     wanted = np.asarray(keep_bins, np.int64)
     missing = wanted[~np.isin(wanted, stored)]
@@ -134,12 +134,12 @@ def _columns(file: MdfFile, keep_bins: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def on_stored_bins(file: MdfFile, values: NDArray[Any]) -> NDArray[Any]:
-    """Cut values on the full frequency axis (..., V // 2 + 1) to the stored bins (..., K)."""
+    """Cut values of any type on the full frequency axis (..., V // 2 + 1) to the stored bins (..., K)."""
     stored = bins(file)
     return values if values.shape[-1] == len(stored) else values[..., stored]
 
 
 def transfer_function(file: MdfFile) -> NDArray[np.complex128] | None:
-    """Return the stored transfer function on the stored bins, shape (C, K), or None."""
+    """Return the stored transfer function on the stored bins, complex128 (C, K), or None."""
     function = file.acquisition.receiver.transfer_function
     return None if function is None else on_stored_bins(file, function)

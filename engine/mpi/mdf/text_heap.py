@@ -16,7 +16,7 @@ import h5py
 from engine.errors import MdfError
 
 REFERENCE = struct.Struct("<IQI")
-"""How a dataset refers to a text: its length, the address of the collection and the number of the object."""
+"""Reference to a text in a dataset: its length, the address of the collection, the number of the object."""
 
 COLLECTION = struct.Struct("<4sB3sQ")
 OBJECT = struct.Struct("<HH4xQ")
@@ -33,7 +33,7 @@ def check_texts(dataset: h5py.Dataset) -> None:
     Parameters
     ----------
     dataset : Dataset
-        Any; one without texts of variable length is passed over, and so is a file in memory.
+        Dataset of any type; one without texts of variable length is passed over, and so is a file in memory.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Turning one HDF5 dataset into the value of a model attribute, whatever accepted encoding it has."""
+"""The value of a model attribute from one HDF5 dataset, whatever accepted encoding it has."""
 
 import re
 import warnings
@@ -141,7 +141,7 @@ def _complex(dataset: h5py.Dataset, array: NDArray[Any]) -> NDArray[np.complex12
 
 
 def combined(array: NDArray[Any]) -> NDArray[Any]:
-    """Return values stored as compounds of r and i as complex numbers; other arrays unchanged.
+    """Return values stored as compounds of r and i as complex numbers of the same shape; others unchanged.
 
     Parts of at most 24 bits, which complex64 holds exactly, become complex64, wider ones complex128.
     """

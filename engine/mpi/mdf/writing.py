@@ -1,4 +1,4 @@
-"""Writing MDF 2.1.0 files: every dataset contiguous and uncompressed, so that other readers can map it."""
+"""Writer of MDF 2.1.0 files: every dataset contiguous and uncompressed, so that other readers can map it."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -21,7 +21,7 @@ Inexact = TypeVar("Inexact", bound=np.inexact[Any])
 Split = Literal["train", "validation", "test"]
 
 MIN_CONTRAST = 0.2
-"""Views with less contrast, relative to blood, show no vessel and are drawn again."""
+"""Least contrast of a view, relative to blood: one with less shows no vessel and is drawn again."""
 
 IMAGES_PER_TREE = {"train": 16, "validation": 16, "test": 1}
 """Images cut from one tree before the next is grown (the paper cuts some 400 from one subject). The test
@@ -71,11 +71,11 @@ class VesselTree:
 
     Attributes
     ----------
-    points : ndarray, shape (P, 3)
-        x, y, z of the centreline, centred on the volume.
-    radii : ndarray, shape (P,)
+    points : ndarray of float64, shape (P, 3)
+        Coordinates x, y, z of the centreline, centred on the volume.
+    radii : ndarray of float64, shape (P,)
         Vessel radius at each point.
-    brightness : ndarray, shape (P,)
+    brightness : ndarray of float64, shape (P,)
         Brightness on the centreline.
     """
 
@@ -92,7 +92,7 @@ POINT_SPACING = 0.3
 
 
 def _rotated(direction: NDArray[np.float64], angle: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Tilt a unit vector by `angle` towards a random side."""
+    """Tilt a unit vector, float64 (3,), by `angle` in radians towards a random side."""
     side = np.cross(direction, rng.standard_normal(3))
     side /= np.linalg.norm(side)
     return np.asarray(np.cos(angle) * direction + np.sin(angle) * side)
@@ -166,7 +166,7 @@ def render_slab(
 
     Returns
     -------
-    ndarray, shape (Ny * refinement, Nx * refinement)
+    ndarray of float64, shape (Ny * refinement, Nx * refinement)
         Maximum intensity projection, arbitrary non-negative units.
     """
     ny, nx = shape[0] * refinement, shape[1] * refinement
@@ -195,7 +195,7 @@ def render_slab(
 def _tissue(
     shape: tuple[int, int], refinement: int, rng: np.random.Generator, style: VesselStyle
 ) -> NDArray[np.float64]:
-    """Return a smooth random background between zero and the drawn contrast."""
+    """Return a smooth random background between zero and the drawn contrast: float64 of shape `shape`."""
     scale = rng.uniform(*style.tissue_scale) * refinement
     field = gaussian_filter(rng.standard_normal(shape), scale, mode="reflect", truncate=3.0)
     field -= field.min()
@@ -203,7 +203,7 @@ def _tissue(
 
 
 def box_average(images: NDArray[Inexact], factor: int) -> NDArray[Inexact]:
-    """Average blocks of factor x factor pixels: (..., factor Ny, factor Nx) -> (..., Ny, Nx)."""
+    """Average blocks of factor x factor pixels: (..., factor Ny, factor Nx) -> (..., Ny, Nx), same type."""
     *lead, ny, nx = images.shape
     blocks = images.reshape(*lead, ny // factor, factor, nx // factor, factor)
     return np.asarray(blocks.mean(axis=(-3, -1)))
@@ -227,13 +227,13 @@ def fine_vessel_images(
     Parameters
     ----------
     split : {"train", "validation", "test"}
-        Which family of trees to draw from; families share no tree for any seeds.
+        Family of trees to draw from; families share no tree for any seeds.
     count : int
         Number of images.
     grid : Grid
         Coarse grid with Nz = 1.
     seed : int
-        Selects the trees within the family.
+        Number that selects the trees within the family.
     refinement : int
         Fine pixels per coarse pixel and axis.
     style : VesselStyle, optional

@@ -23,7 +23,7 @@ SWAY_VOXELS = 3.0
 """Amplitude of a phantom that sways: with 46 frames it moves by up to 0.4 voxels per frame."""
 
 SELECTION_SNR = 5.0
-"""Rows above this signal-to-noise ratio define the measurement SNR, as they are the ones reconstructed."""
+"""Signal-to-noise ratio above which rows define the measurement SNR, as they are the ones reconstructed."""
 
 CALIBRATION_BACKGROUND_FRAMES = 100
 """Background frames of a calibration; they fix the whitening to 5 % per row."""
@@ -34,14 +34,14 @@ MEASUREMENT_BACKGROUND_FRAMES = 40
 
 @dataclass(frozen=True)
 class ReceiverNoise:
-    """How the receiver's noise departs from white Gaussian noise.
+    """Departures of the receiver's noise from white Gaussian noise.
 
     Attributes
     ----------
     colour : float
-        The standard deviation falls with frequency as f^-colour; 0 is white.
+        Exponent: the standard deviation falls with frequency as f^-colour; 0 is white.
     degrees_of_freedom : float
-        Of Student's t distribution, more than 2; infinity is Gaussian.
+        Parameter of Student's t distribution, more than 2; infinity is Gaussian.
     drift : float
         Relative change of the background signal from the first to the last frame of a scan.
     """
@@ -63,7 +63,7 @@ class ReceiverNoise:
 
 
 def row_noise_std(scanner: FflScanner, noise: ReceiverNoise) -> NDArray[np.float64]:
-    """Return the noise standard deviation per real component, shape (J, 1, K), in V."""
+    """Return the noise standard deviation per real component in V, float64 (J, 1, K)."""
     middle = np.sqrt(scanner.frequencies[0] * scanner.frequencies[-1])
     std: NDArray[np.float64] = scanner.noise_voltage * (scanner.frequencies / middle) ** -noise.colour
     return np.array(np.broadcast_to(std, (scanner.n_angles, 1, len(std))))
@@ -75,7 +75,7 @@ def system_response(scanner: FflScanner) -> NDArray[np.complex128]:
     Returns
     -------
     ndarray of complex128, shape (N, J, 1, K)
-        V per unit concentration, one column of the system matrix per voxel of `scanner.grid`.
+        Signal in V per unit concentration, one column of the system matrix per voxel of `scanner.grid`.
     """
     nx, ny, _ = scanner.grid.size
     response = np.empty((scanner.grid.n_voxels, scanner.n_angles, 1, len(scanner.bins)), np.complex128)
@@ -92,13 +92,13 @@ def continuous_signals(scanner: FflScanner, images: NDArray[np.floating]) -> NDA
     ----------
     scanner : FflScanner
         Scanner and tracer.
-    images : ndarray, shape (F, Ny * REFINEMENT, Nx * REFINEMENT)
+    images : ndarray of float, shape (F, Ny * REFINEMENT, Nx * REFINEMENT)
         Concentration in multiples of the calibration sample's.
 
     Returns
     -------
     ndarray of complex128, shape (F, J, 1, K)
-        V.
+        Spectra in V.
     """
     fine = scanner.grid.refined(REFINEMENT)
     sources = fine.to_vector(images[:, None]).astype(np.float64) / REFINEMENT**2
@@ -119,7 +119,7 @@ def receiver_frames(
     Parameters
     ----------
     scanner : FflScanner
-        Gives noise and background levels.
+        Scanner with its levels of noise and background.
     signals : ndarray of complex128, shape (N, J, 1, K)
         Noise-free spectra in V; zeros for background frames.
     noise : ReceiverNoise
@@ -130,6 +130,7 @@ def receiver_frames(
     Returns
     -------
     ndarray of complex64, shape (N, J, 1, K)
+        Spectra in V as the receiver records them.
 
     Raises
     ------
@@ -335,7 +336,11 @@ def _measured(
     noise: ReceiverNoise,
     rng: np.random.Generator,
 ) -> SimulatedMeasurement:
-    """Measure images at a mean SNR: `fine` as they are, `coarse` (F, Ny, Nx) their box averages."""
+    """Measure images at a mean SNR.
+
+    `fine` are the images, float32 (F, Ny * REFINEMENT, Nx * REFINEMENT), `coarse` their box averages, float32
+    (F, Ny, Nx).
+    """
     signals = continuous_signals(scanner, fine)
     std = row_noise_std(scanner, noise)
     rows = row_snr(system_response(scanner), std) > SELECTION_SNR

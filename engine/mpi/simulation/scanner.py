@@ -16,13 +16,13 @@ from scipy.interpolate import CubicSpline
 from engine.mpi.grid import Grid
 
 BOLTZMANN = 1.380649e-23
-"""J/K."""
+"""Boltzmann's constant, J/K."""
 
 MAGNETITE_SATURATION = 4.46e5
 """Saturation magnetisation of magnetite, A/m."""
 
 OVERSAMPLING = 4
-"""The magnetisation is evaluated this many times faster than the receiver samples, against aliasing."""
+"""Evaluations of the magnetisation for each sample of the receiver, against aliasing."""
 
 TABLE_SPACING = 1e-4
 """Spacing of the table over s in metres: a sixteenth of the narrowest structure (11th harmonic)."""
@@ -43,9 +43,9 @@ class FflScanner:
     period : float
         Measurement time per angle in s; frequency bins are 1 / period apart.
     drive_frequency : float
-        Hz.
+        Frequency of the drive field in Hz.
     drive_amplitude : float
-        T.
+        Amplitude of the drive field in T.
     focus_amplitude : float
         Amplitude of the slow translation of the FFL in metres, one cosine period per angle.
     bandwidth : float
@@ -59,7 +59,7 @@ class FflScanner:
     relaxation_time : float
         Debye relaxation time in s.
     temperature : float
-        K.
+        Temperature of the tracer in K.
     sample_moment : float
         Saturation moment of the calibration sample in A m^2 (8 uL of undiluted tracer).
     coil_sensitivity : float
@@ -102,12 +102,12 @@ class FflScanner:
 
     @property
     def angles(self) -> NDArray[np.float64]:
-        """FFL angles phi in radians, shape (n_angles,)."""
+        """FFL angles phi in radians, float64 (n_angles,)."""
         return np.arange(self.n_angles) * np.pi / self.n_angles
 
     @property
     def bins(self) -> NDArray[np.int64]:
-        """Stored frequency bins, 0-based on the full rfft axis, increasing."""
+        """Stored frequency bins, int64 (K,), 0-based on the full rfft axis, increasing."""
         first, last = self.harmonics
         centres = np.arange(first, last + 1) * round(self.drive_frequency * self.period)
         half = self.bins_per_harmonic // 2
@@ -115,7 +115,7 @@ class FflScanner:
 
     @property
     def frequencies(self) -> NDArray[np.float64]:
-        """Frequencies of the stored bins in Hz."""
+        """Frequencies of the stored bins in Hz, float64 (K,)."""
         return self.bins / self.period
 
 
@@ -127,14 +127,14 @@ PRESETS = {
 
 
 def langevin(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Evaluate L(x) = coth(x) - 1/x, stable at zero."""
+    """Evaluate the Langevin function L(x) = coth(x) - 1/x, stable at zero: float64 in the shape of x."""
     small = np.abs(x) < 1e-2
     safe = np.where(small, 1.0, x)
     return np.where(small, x / 3 - x**3 / 45, 1 / np.tanh(safe) - 1 / safe)
 
 
 def receive_chain(scanner: FflScanner, frequencies: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """Relaxation and preamplifier: the factor between ideal and recorded spectra, shape of `frequencies`."""
+    """Relaxation and preamplifier: the factor, complex128 (K,), between ideal and recorded spectra."""
     debye = 1 / (1 + 2j * np.pi * frequencies * scanner.relaxation_time)
     high = 1j * frequencies / (scanner.high_pass + 1j * frequencies)
     low = scanner.low_pass / (scanner.low_pass + 1j * frequencies)
@@ -148,7 +148,7 @@ def line_spectra(scanner: FflScanner, s: NDArray[np.float64]) -> NDArray[np.comp
     ----------
     scanner : FflScanner
         Scanner and tracer.
-    s : ndarray, shape (n,)
+    s : ndarray of float64, shape (n,)
         Positions along the FFL's normal in metres.
 
     Returns
@@ -180,7 +180,7 @@ def line_spectra(scanner: FflScanner, s: NDArray[np.float64]) -> NDArray[np.comp
 
 
 def coil_profile(scanner: FflScanner, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Receive sensitivity relative to the centre, falling towards the corners; shape (n,)."""
+    """Receive sensitivity at positions (n, 3) in m, relative to the centre: float64 (n,), less outwards."""
     corner = np.hypot(scanner.grid.field_of_view[0], scanner.grid.field_of_view[1]) / 2
     radius = np.hypot(positions[:, 0], positions[:, 1]) / corner
     return np.asarray(1 - scanner.sensitivity_drop * radius**2)
@@ -194,7 +194,7 @@ def angle_responses(scanner: FflScanner, grid: Grid) -> Iterator[NDArray[np.comp
     scanner : FflScanner
         Scanner and tracer.
     grid : Grid
-        Point sources sit at its voxel centres.
+        Grid with point sources at its voxel centres.
 
     Yields
     ------

@@ -20,7 +20,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Truth:
-    """What was in the scanner.
+    """Ground truth of a measurement: the images of what was in the scanner.
 
     Attributes
     ----------

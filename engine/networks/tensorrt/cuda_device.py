@@ -56,12 +56,12 @@ class CudaDevice:
         return DeviceBuffer(self._call("cudaMalloc", size), size, self._runtime.cudaFree)
 
     def copy_in(self, buffer: "DeviceBuffer", array: NDArray[Any]) -> None:
-        """Queue the copy of a contiguous array to the device; keep the array until `synchronize`."""
+        """Queue the copy of a contiguous array of any type to the device; keep it until `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(buffer.address, array.ctypes.data, array, buffer, kind)
 
     def copy_out(self, array: NDArray[Any], buffer: "DeviceBuffer") -> None:
-        """Queue the copy from the device into a contiguous array, complete after `synchronize`."""
+        """Queue the copy from the device into a contiguous array of any type, until `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, buffer.address, array, buffer, kind)
 
@@ -105,9 +105,9 @@ class DeviceBuffer:
     Attributes
     ----------
     address : int
-        On the device.
+        Address on the device.
     size : int
-        Bytes.
+        Length in bytes.
     """
 
     def __init__(self, address: int, size: int, free: Any) -> None:

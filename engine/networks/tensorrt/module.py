@@ -19,10 +19,10 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "tensorrt_rtx": "pip install 'deq-mpi[plans]'",
     }
 )
-"""Importable modules with one interface, and how to install each."""
+"""Modules with one interface that can be imported, and how to install each."""
 
 MAX_REASON_LENGTH = 300
-"""Characters of the library's message that ours repeats."""
+"""Number of characters of the library's message that ours repeats."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class TensorRt:
     Attributes
     ----------
     name : str
-        A key of `MODULES`.
+        Name of the module, a key of `MODULES`.
     module : module
-        What was imported.
+        Module that was imported.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What stands next to a TensorRT plan: how it was built, and whether it may run here.
+"""Metadata next to a TensorRT plan: how it was built, and whether it may run here.
 
 A plan is bound to one network, one version of TensorRT and the GPUs it was built for. TensorRT itself says
 little when they do not match (a runtime returns None), so all of it is compared before the plan is loaded.
@@ -41,7 +41,7 @@ class PlanInput:
     Attributes
     ----------
     axes : tuple of int or str
-        As in the manifest.
+        Axes, as in the manifest.
     minimum, optimum, maximum : tuple of int
         Shapes of the optimisation profile.
     """
@@ -68,7 +68,7 @@ class PlanRecipe:
     flavour : str
         "tensorrt" or "tensorrt-rtx"; plans of one do not run in the other.
     tensorrt_version : str
-        Of the builder.
+        Version of the builder.
     compute_capabilities : tuple of str
         GPUs the plan runs on, such as "8.9".
     onnx_sha256 : str
@@ -82,7 +82,7 @@ class PlanRecipe:
     workspace_bytes : int
         Scratch memory that a layer may use.
     inputs : mapping of str to PlanInput
-        In call order.
+        Inputs in call order.
     outputs : mapping of str to tuple
         Axes of each output.
     """
@@ -169,7 +169,7 @@ class PlanMetadata:
     Attributes
     ----------
     recipe : PlanRecipe
-        How the plan was built.
+        Recipe by which the plan was built.
     plan_sha256 : str
         Hash of NAME.plan.
     dtypes : mapping of str to str
@@ -227,7 +227,7 @@ def read_plan(path: Path) -> tuple[bytes, PlanMetadata]:
     Parameters
     ----------
     path : Path
-        NAME.plan.
+        File NAME.plan.
 
     Raises
     ------

@@ -26,9 +26,9 @@ class TensorRtSession:
     plan : bytes
         Serialized engine, built by the same version of TensorRT for the same kind of GPU: check before.
     metadata : PlanMetadata
-        How it was built.
+        Metadata of the plan.
     tensorrt : TensorRt
-        The runtime's module.
+        Module of the runtime.
     device : CudaDevice
         Where it runs. Made before the runtime, so that a missing driver is said in our words.
 
@@ -59,6 +59,8 @@ class TensorRtSession:
 
     def __call__(self, **inputs: Float32Array) -> NDArray[Any]:
         """Run the plan on named arrays and return its first output.
+
+        Inputs and outputs have the axes and types that the metadata state; inputs of others are converted.
 
         Raises
         ------
@@ -137,7 +139,7 @@ def open_plan(bundle: Bundle, role: str, lengths: Mapping[str, int] | None = Non
     Parameters
     ----------
     bundle : Bundle
-        With NAME.plan and NAME.plan.json next to NAME.onnx.
+        Bundle with NAME.plan and NAME.plan.json next to NAME.onnx.
     role : str
         Name of the network in the manifest.
     lengths : mapping of str to int, optional

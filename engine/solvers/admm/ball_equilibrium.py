@@ -18,17 +18,17 @@ from engine.solvers.frame_solver import require_one_slice
 class BallEquilibrium:
     """The fixed point of Psi_RDN and the projection on the l2 ball (Eqs. 5-9 with Eq. 10).
 
-    As `Equilibrium`, but the data side is the projection, for which K + 1 coordinates of the data are exact
+    It is `Equilibrium` with the projection as data side, for which K + 1 coordinates of the data are exact
     (`BallStep`).
 
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        Psi_RDN.
+        Network Psi_RDN.
     config : FixedPointConfig, optional
-        Solver settings.
+        Settings of the solver.
     dual_start : float, optional
         Size of the first data dual.
 

@@ -20,7 +20,7 @@ from engine.networks.learned_blocks import ImagePrior
 from engine.operators.operators import Operators
 
 TINY_NORM = float(np.finfo(np.float32).tiny)
-"""Keeps the projection defined where A x - d0 is y itself."""
+"""Least norm of A x - d0 - y: keeps the projection defined where A x - d0 is y itself."""
 
 
 class BallStep:
@@ -33,10 +33,10 @@ class BallStep:
     Parameters
     ----------
     operators : Operators
-        Their singular value decomposition.
+        Operators, of which the singular value decomposition is used.
     prior : ImagePrior
-        Psi_R of Eq. (6), for F images at once, each of shape (Nz, Ny, Nx); for an `ImagePrior` of 2-D images
-        the grid has to have one slice (`require_one_slice`).
+        Prior Psi_R of Eq. (6), for F images at once, each of shape (Nz, Ny, Nx); for an `ImagePrior` of 2-D
+        images the grid has to have one slice (`require_one_slice`).
     """
 
     def __init__(self, operators: Operators, prior: ImagePrior) -> None:
@@ -64,7 +64,7 @@ class BallStep:
         return 2 * self._n_voxels + self._n_triplets + 1
 
     def begin(self, measurements: Sequence[NormalizedMeasurement], dual_start: float = 0.0) -> Float32Array:
-        """Set the measurements and return their first states: (x_LS, d0, 0), shape (F, 2N + K + 1).
+        """Set the measurements and return their first states (x_LS, d0, 0), float32 (F, 2N + K + 1).
 
         d0 is `NormalizedMeasurement.data_dual(dual_start)`, of which only the last coordinate is not zero.
 
@@ -95,9 +95,9 @@ class BallStep:
         Parameters
         ----------
         explained : ndarray of float, shape (F, K)
-            U^T y of each normalised measurement.
+            Coordinates U^T y of each normalised measurement.
         remainder : ndarray of float, shape (F,)
-            ||y - U U^T y||, in the same units.
+            Norm ||y - U U^T y||, in the same units.
         epsilon : ndarray of float, shape (F,)
             Bound on ||z0 - y||, in the same units.
         """
@@ -114,7 +114,7 @@ class BallStep:
         self.set_measurements(self._y[rows, :-1], self._y[rows, -1], self._epsilon[rows])
 
     def start(self, images: NDArray[np.floating]) -> Float32Array:
-        """Return the first states (F, 2N + K + 1): the images (F, N) with zero duals."""
+        """Return the first states, float32 (F, 2N + K + 1): the images (F, N) with zero duals."""
         state = np.zeros((len(images), self.state_size), np.float32)
         state[:, : self._n_voxels] = images
         return state

@@ -32,14 +32,14 @@ PROX_TOLERANCE = 1e-3
 do not add up: 100 iterations end within 3e-4 of those with exact denoising, in a third of 1e-4's time."""
 
 PROX_ITERATIONS = 1000
-"""Bounds the time of one denoising; the next one goes on where it stopped."""
+"""Most iterations of one denoising, which bound its time; the next one goes on where it stopped."""
 
 FrameWeights = Mapping[str, NDArray[np.float64]]
-"""Each weight by its name, one value per frame, shape (F,)."""
+"""The weights by their names, one value per frame, float64 (F,)."""
 
 
 class Admm(ABC):
-    """Eqs. (5)-(9) with the l2 ball of Eq. (10), plain iterations from (x_LS, 0, 0).
+    """ADMM of Eqs. (5)-(9) with the l2 ball of Eq. (10), plain iterations from (x_LS, 0, 0).
 
     The weights of the prior are alpha / mu of Eq. (11). The problem's solution depends only on their ratio;
     their size sets how fast the iteration gets there, and so the image after a number of iterations too small
@@ -49,11 +49,11 @@ class Admm(ABC):
     Parameters
     ----------
     operators : Operators
-        Of the system matrix.
+        Operators of the system matrix.
     weights : MethodWeights
         Weights by the SNR of a measurement, and the number of iterations.
     tolerance : float, optional
-        A frame ends early when the relative change of its state (image and duals) is at most this.
+        Relative change of the state (image and duals) at which a frame ends early.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class Admm(ABC):
 
 
 class AdmmL1(Admm):
-    """R(x) = alpha ||x||_1: weight "l1". The only one for volumes (Nz > 1) too."""
+    """ADMM with R(x) = alpha ||x||_1: weight "l1". The only one for volumes (Nz > 1) too."""
 
     method = "admm-l1"
     weight_names = ("l1",)
@@ -122,7 +122,7 @@ class PlanarAdmm(Admm):
 
 
 class AdmmTv(PlanarAdmm):
-    """R(x) = alpha TV(x): weight "tv"."""
+    """ADMM with R(x) = alpha TV(x): weight "tv"."""
 
     method = "admm-tv"
     weight_names = ("tv",)
@@ -135,7 +135,7 @@ class AdmmTv(PlanarAdmm):
 
 
 class AdmmHybrid(PlanarAdmm):
-    """R(x) = alpha_1 ||x||_1 + alpha_TV TV(x): weights "l1" and "tv"."""
+    """ADMM with R(x) = alpha_1 ||x||_1 + alpha_TV TV(x): weights "l1" and "tv"."""
 
     method = "admm-hybrid"
     weight_names = ("l1", "tv")

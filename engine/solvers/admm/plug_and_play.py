@@ -18,13 +18,13 @@ class PlugAndPlay(PlanarAdmm):
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        The denoiser D.
+        Denoiser D.
     weights : MethodWeights
         Weights by the SNR of a measurement, and the number of iterations.
     tolerance : float, optional
-        A frame ends early when the relative change of its state (image and duals) is at most this.
+        Relative change of the state (image and duals) at which a frame ends early.
 
     Raises
     ------

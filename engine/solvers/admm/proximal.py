@@ -14,7 +14,7 @@ TV_TOLERANCE = 1e-4
 """Bound on the relative error of `prox_tv` unless the caller sets one."""
 
 TV_ITERATIONS = 20_000
-"""Ends `prox_tv` where rounding keeps the bound from being met; images of peak 1 need some hundred."""
+"""Most iterations of `prox_tv`, where rounding keeps the bound from being met; some hundred are usual."""
 
 
 def prox_l1(v: NDArray[np.floating], weight: ArrayLike) -> NDArray[np.floating]:
@@ -25,12 +25,12 @@ def prox_l1(v: NDArray[np.floating], weight: ArrayLike) -> NDArray[np.floating]:
     v : ndarray of float, shape (F, Ny, Nx)
         Images.
     weight : float or array of shape (F,)
-        Non-negative, in image units.
+        Weight of each image, non-negative, in image units.
 
     Returns
     -------
-    ndarray, shape (F, Ny, Nx)
-        Of the dtype of `v`.
+    ndarray of float, shape (F, Ny, Nx)
+        Images x, in the dtype of `v`.
 
     Raises
     ------
@@ -57,20 +57,20 @@ def prox_tv(
     v : ndarray of float, shape (F, Ny, Nx)
         Images.
     weight : float or array of shape (F,)
-        Non-negative, in image units.
+        Weight of each image, non-negative, in image units.
     tolerance : float, optional
-        An image is finished when ||x - x*|| <= tolerance ||v|| is certain from the duality gap. The true
-        error is usually smaller by one or two orders.
+        Error at which an image is finished: ||x - x*|| <= tolerance ||v|| is certain from the duality gap.
+        The true error is usually smaller by one or two orders.
     max_iterations : int, optional
-        An image is also finished after so many iterations, without that certainty.
+        Number of iterations after which an image is finished too, without that certainty.
     dual : ndarray of float64, shape (F, 2, Ny, Nx), C-contiguous, optional
         Dual solution to start from; replaced by the one found. Zeros at first; that of the last call where
         v changes little from call to call.
 
     Returns
     -------
-    ndarray, shape (F, Ny, Nx)
-        Of the dtype of `v`.
+    ndarray of float, shape (F, Ny, Nx)
+        Images x, in the dtype of `v`.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def prox_hybrid(
     """Proximal map of l1 ||x||_1 + tv TV(x) + indicator(x >= 0).
 
     Where x >= 0, ||x||_1 is the sum of x, which only shifts v: the map is prox_tv(v - l1, tv), exactly.
-    Parameters, result and errors are as for `prox_tv`.
+    Parameters, result and errors are as for `prox_tv`: images of float (F, Ny, Nx), weights of shape (F,).
     """
     shifted = v - _per_frame("l1", l1, len(v))[:, None, None].astype(v.dtype)
     return prox_tv(shifted, tv, tolerance=tolerance, max_iterations=max_iterations, dual=dual)

@@ -37,15 +37,15 @@ def denoise_total_variation(
     v : ndarray of float64, shape (F, Ny, Nx)
         Images.
     weight : ndarray of float64, shape (F,)
-        Non-negative.
+        Weight of each frame, non-negative.
     dual : ndarray of float64, shape (F, 2, Ny, Nx)
-        Where to start: p along y and x, at most 1 long, zero across the border. Replaced by where it ended.
+        Dual to start from: p along y and x, at most 1 long, zero across the border. Replaced by the last one.
     out : ndarray of float64, shape (F, Ny, Nx)
-        Becomes x.
+        Output x.
     tolerance : float
-        A frame ends when ||x - x*|| <= tolerance ||v|| is certain.
+        Error at which a frame ends: ||x - x*|| <= tolerance ||v|| is certain.
     max_iterations : int
-        A frame ends after so many iterations at the latest.
+        Number of iterations after which a frame ends at the latest.
     """
     # Rows are laid out one after the other with one voxel of padding at each end of a row, and a row of it at
     # each end of the image. So the neighbours of voxel k are k + 1 and k + width, every loop is one straight

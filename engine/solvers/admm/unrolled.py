@@ -16,16 +16,16 @@ from engine.solvers.frame_solver import require_one_slice
 
 
 class Unrolled:
-    """N_it iterations of Eqs. (5)-(9) from (x_LS, 0, 0), with Psi_RDN and the l2 ball (Eqs. 10, 12).
+    """Unrolled model: N_it iterations of Eqs. (5)-(9) from (x_LS, 0, 0), Psi_RDN and l2 ball (Eqs. 10, 12).
 
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        Psi_RDN.
+        Network Psi_RDN.
     iterations : int
-        N_it. The network was trained for one number; others run too, at the cost of quality (Fig. 4).
+        Number N_it. The network was trained for one; others run too, at the cost of quality (Fig. 4).
 
     Raises
     ------

@@ -20,7 +20,7 @@ IMAGES_AT_A_TIME = 8
 """Frames that Psi_RDN gets at once: with 32 a frame takes a tenth longer, its features leave the cache."""
 
 DATA_AT_A_TIME = 2
-"""Frames that Psi_LC gets at once: its layout is twenty times as large."""
+"""Most frames that Psi_LC gets at once: its layout is twenty times as large."""
 
 
 class AdmmStep:
@@ -38,11 +38,11 @@ class AdmmStep:
     Parameters
     ----------
     operators : Operators
-        A, M = (I + A^T A)^-1 and M A^T.
+        Operators with A, M = (I + A^T A)^-1 and M A^T.
     prior : ImagePrior
-        Psi_RDN, Eq. (16).
+        Network Psi_RDN, Eq. (16).
     consistency : Consistency
-        Psi_LC, Eq. (15).
+        Network Psi_LC, Eq. (15).
     lanes : Lanes, optional
         Cores to use; one by default.
     products : Products, optional
@@ -93,7 +93,7 @@ class AdmmStep:
         return self.state_size - self._operators.n_rows
 
     def begin(self, measurements: Sequence[NormalizedMeasurement], dual_start: float = 0.0) -> Float32Array:
-        """Set the measurements and return their first states (F, 2N + 2R).
+        """Set the measurements and return their first states, float32 (F, 2N + 2R).
 
         A state starts at (x_LS, d0, 0) with d0 of `NormalizedMeasurement.data_dual(dual_start)`.
 
@@ -139,7 +139,10 @@ class AdmmStep:
         data_duals: NDArray[np.floating] | None = None,
         image_duals: NDArray[np.floating] | None = None,
     ) -> Float32Array:
-        """Return states (F, 2N + 2R) of images (F, N), data duals (F, R) and image duals (F, N), or zeros."""
+        """Return states, float32 (F, 2N + 2R), of images (F, N), data duals (F, R) and image duals (F, N).
+
+        Duals that are not given are zero.
+        """
         states = np.zeros((len(images), self.state_size), np.float32)
         x, d0, d1, seen = self._split(states)
         x[...] = images
@@ -151,7 +154,7 @@ class AdmmStep:
         return states
 
     def parts(self, state: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """Return image (N,), data dual (R,) and image dual (N,) of one state, as views."""
+        """Return image (N,), data dual (R,) and image dual (N,) of one state, as views of float32."""
         x, d0, d1, _ = self._split(state[None])
         return x[0], d0[0], d1[0]
 
@@ -195,9 +198,9 @@ class AdmmStep:
         self._lanes.both(upper_rows, lower_rows)
 
     def evaluate(self, state: NDArray[np.floating]) -> Float32Array:
-        """Return h_theta of one frame's (x, d0, d1), both of shape (2N + R,): A x is computed for it.
+        """Return h_theta of one frame's (x, d0, d1), both float32 (2N + R,): A x is computed for it.
 
-        For looking at the map itself; the iteration carries A x along.
+        It serves to look at the map itself; the iteration carries A x along.
         """
         n_voxels = self.n_voxels
         x, d0, d1 = np.split(np.asarray(state)[None], [n_voxels, len(state) - n_voxels], axis=1)
@@ -253,7 +256,7 @@ class _NetworkInputs:
 def _scatter_difference(
     rows: Float32Array, subtracted: Float32Array, places: NDArray[np.int64], dense: Float32Array
 ) -> None:
-    """dense[:, places] = rows - subtracted."""
+    """Difference of rows (F, R), scattered: dense[:, places] = rows - subtracted, float32."""
     for frame in range(len(rows)):
         for i in range(len(places)):
             dense[frame, places[i]] = rows[frame, i] - subtracted[frame, i]
@@ -263,7 +266,7 @@ def _scatter_difference(
 def _add_gathered(
     rows: Float32Array, dense: Float32Array, places: NDArray[np.int64], out: Float32Array
 ) -> None:
-    """Out = rows + dense[:, places]."""
+    """Sum of rows (F, R) and gathered ones: out = rows + dense[:, places], float32."""
     for frame in range(len(rows)):
         for i in range(len(places)):
             out[frame, i] = rows[frame, i] + dense[frame, places[i]]

@@ -62,9 +62,9 @@ class DeviceStep:
         Parameters
         ----------
         image : ndarray of float32, shape (N,)
-            x.
+            Image x.
         data_dual : ndarray of float32, shape (R,), optional
-            d0; by default zero. d1 is zero.
+            Data dual d0; by default zero. d1 is zero.
         """
         # All slots at once: one may hold NaN from a solve that failed, and NaN survives a weight of zero.
         images = np.zeros((self.n_slots, SLOT_ROWS, self._operators.n_voxels), np.float32)
@@ -77,7 +77,7 @@ class DeviceStep:
         self._runner.write("data", data)
 
     def evaluate(self, weights: NDArray[np.float64], damping: float, slot: int) -> Evaluation:
-        """Evaluate h_theta at a mixture of the slots; value and residual go into `slot`. See `SlotStep`."""
+        """Evaluate h_theta at the mixture by weights, float64 (n_slots,), into `slot`; see `SlotStep`."""
         # The mixture is formed as deviations from one of the values: weights of opposite sign then cancel
         # among small numbers, which single precision can afford, and a weight of 1 gives the very value.
         base = np.zeros_like(weights)

@@ -11,10 +11,10 @@ class DeviceTensor:
 
     Parameters
     ----------
-    values : ndarray, C-contiguous
+    values : ndarray of any shape and type, C-contiguous
         First content. On the device "cpu" the tensor is this array itself; elsewhere it is a copy.
     device : str
-        "cpu" or "cuda".
+        Device: "cpu" or "cuda".
     """
 
     def __init__(self, values: NDArray[Any], device: str) -> None:
@@ -36,9 +36,9 @@ class DeviceTensor:
         return int(self._ort_value.data_ptr()) + row * row_bytes
 
     def write(self, values: NDArray[Any]) -> None:
-        """Copy values of the same shape and type from the host."""
+        """Copy values of the tensor's shape and type from the host."""
         self._ort_value.update_inplace(np.ascontiguousarray(values, self.dtype).reshape(self.shape))
 
     def read(self) -> NDArray[Any]:
-        """Copy the values to the host."""
+        """Copy the values to the host, in the tensor's shape and type."""
         return np.array(self._ort_value.numpy())

@@ -28,14 +28,14 @@ class Equilibrium:
     Parameters
     ----------
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     prior : ImagePrior
-        Psi_RDN: an `OnnxPrior` or any callable of that shape; with two lanes it has to allow calls from two
-        threads.
+        Network Psi_RDN: an `OnnxPrior` or any callable of that shape; with two lanes it has to allow calls
+        from two threads.
     consistency : Consistency
-        Psi_LC: an `OnnxConsistency` or any callable of that shape, as the prior.
+        Network Psi_LC: an `OnnxConsistency` or any callable of that shape, as the prior.
     config : FixedPointConfig, optional
-        Solver settings.
+        Settings of the solver.
     dual_start : float, optional
         Size of the first data dual.
     lanes : Lanes, optional
@@ -87,9 +87,9 @@ class Equilibrium:
         Parameters
         ----------
         measurements : sequence of NormalizedMeasurement
-            None of them zero.
+            Measurements, none of them zero.
         deadline : float or None
-            On the clock `time.perf_counter`; see `FixedPointSolver.solve`.
+            Deadline on the clock `time.perf_counter`; see `FixedPointSolver.solve`.
 
         Raises
         ------

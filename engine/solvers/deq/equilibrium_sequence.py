@@ -31,7 +31,7 @@ class EquilibriumSequence:
     Parameters
     ----------
     operators, prior, consistency, config, dual_start, lanes
-        As for `Equilibrium`.
+        Parameters of `Equilibrium`.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class EquilibriumSequence:
     def solve_until(
         self, measurements: Sequence[NormalizedMeasurement], deadline: float | None
     ) -> list[Solution]:
-        """As `solve`, or what is nearest to the fixed points at the deadline (`Equilibrium.solve_until`)."""
+        """Find the fixed points, or what is nearest to them at the deadline (`Equilibrium.solve_until`)."""
         return [self._solve(measurement, deadline) for measurement in measurements]
 
     def _solve(self, measurement: NormalizedMeasurement, deadline: float | None) -> Solution:

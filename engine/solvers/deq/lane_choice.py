@@ -1,4 +1,4 @@
-"""One core or two for a frame, asked of the machine itself."""
+"""Choice between one core and two for a frame, asked of the machine itself."""
 
 import os
 import time
@@ -11,10 +11,10 @@ from engine.machine.two_cores import Lanes, OneLane, Threads, TwoLanes
 from engine.solvers.deq.admm_step import AdmmStep
 
 TRIALS = 15
-"""Evaluations timed of each kind, in turn; the machine may be busy, so the fastest of them is compared."""
+"""Number of evaluations timed of each kind, in turn; the machine may be busy, so the fastest are compared."""
 
 LEAST_GAIN = 1.1
-"""Two cores have to be that much faster: a second busy core is taken from somebody else."""
+"""Factor by which two cores have to be faster: a second busy core is taken from somebody else."""
 
 
 def choose_lanes(threads: Threads, make_step: Callable[[Lanes], AdmmStep]) -> Lanes:
@@ -23,9 +23,9 @@ def choose_lanes(threads: Threads, make_step: Callable[[Lanes], AdmmStep]) -> La
     Parameters
     ----------
     threads : int or "auto"
-        1, 2 or "auto".
+        Number of threads: 1, 2 or "auto".
     make_step : callable
-        Makes the step on some lanes, for the measurement.
+        Function that makes the step on some lanes, to be timed.
 
     Raises
     ------

@@ -24,7 +24,7 @@ OpenStep = Callable[[Operators, int], StepRunner]
 
 
 class ResidentEquilibrium:
-    """What `Equilibrium` solves, with one run of one graph per evaluation and the states on a device.
+    """Equilibrium as of `Equilibrium`, with one run of one graph per evaluation and the states on a device.
 
     The measurement and the start go there once per frame, the image comes back once; in between an evaluation
     exchanges a few numbers. Frames are solved one after the other; an object serves one thread.
@@ -34,9 +34,9 @@ class ResidentEquilibrium:
     open_step : callable
         Opens the step, such as `partial(OnnxStepRunner, graph, "cuda")`.
     operators : Operators
-        Of the system matrix; one slice (Nz = 1).
+        Operators of the system matrix; one slice (Nz = 1).
     config : FixedPointConfig
-        Solver settings.
+        Settings of the solver.
     dual_start : float, optional
         Size of the first data dual.
 

@@ -23,22 +23,22 @@ DUAL_SHARE = 0.3
 """Share of the duals that is handed on: with 0.5 and more, frames of 35 dB end below those solved alone."""
 
 LARGEST_CHANGE = 0.3
-"""Of the data, beyond their noise and relative to their size: above it the scene is another one. Vessel
+"""Largest change of the data, beyond noise and relative to their size: above, it is another scene. Vessel
 phantoms that move by a voxel per frame change them by 0.2 to 0.3, another phantom by 0.87 and more."""
 
 
 @dataclass(frozen=True)
 class LastFrame:
-    """What a solved frame leaves for the next one.
+    """Rest of a solved frame that it leaves for the next one.
 
     Attributes
     ----------
     measurement : NormalizedMeasurement
-        Its data.
+        Measurement of the frame.
     image, image_dual : ndarray of float32, shape (N,)
-        x and d1 at the end, normalised.
+        Image x and its dual d1 at the end, normalised.
     explained_dual : ndarray of float32, shape (N,)
-        U^T d0.
+        Coordinates U^T d0 of the data dual.
     """
 
     measurement: NormalizedMeasurement
@@ -49,7 +49,7 @@ class LastFrame:
 
 @dataclass(frozen=True)
 class FirstState:
-    """Where a solve begins: x (N,), d0 (R,) and d1 (N,), float32."""
+    """First state of a solve: x (N,), d0 (R,) and d1 (N,), float32."""
 
     image: Float32Array
     data_dual: Float32Array
@@ -62,11 +62,11 @@ def is_same_scene(measurement: NormalizedMeasurement, last: LastFrame, operators
     Parameters
     ----------
     measurement : NormalizedMeasurement
-        The new frame.
+        Measurement of the new frame.
     last : LastFrame
-        The one before.
+        Frame before it.
     operators : Operators
-        Of both.
+        Operators of both frames.
 
     Raises
     ------
@@ -98,11 +98,11 @@ def warm_start(
     Parameters
     ----------
     measurement : NormalizedMeasurement
-        The new frame.
+        Measurement of the new frame.
     last : LastFrame
-        The one before.
+        Frame before it.
     operators : Operators
-        Of both.
+        Operators of both frames.
     dual_start : float
         Size of the first data dual, as for a single frame.
 
