@@ -9,7 +9,6 @@ a damaged file. So the list is walked here first. Layout: HDF5 File Format Speci
 import mmap
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import h5py
 
@@ -47,10 +46,8 @@ def check_texts(dataset: h5py.Dataset) -> None:
         return
     if dataset.file.id.get_create_plist().get_sizes() != SIZES:
         raise MdfError(f"{dataset.name} is in a file without 64-bit addresses; expected those; convert it")
-    with (
-        Path(dataset.file.filename).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
+    # The file that HDF5 has open is looked at, not the path again: it may name another file by now.
+    with mmap.mmap(dataset.file.id.get_vfd_handle(), 0, access=mmap.ACCESS_READ) as content:
         for address in set(_collections(dataset, content)):
             _check_collection(content, address, dataset.name)
 
