@@ -150,17 +150,23 @@ class Opening:
 
     def prior(self) -> "OnnxPrior":
         """Open Psi_RDN, or whichever image network the bundle has."""
-        from engine.networks.axis_ranges import axis_lengths
         from engine.networks.sessions import OnnxPrior
 
-        return OnnxPrior(self.bundle, self.provider, axis_lengths(self.operators))
+        return OnnxPrior(self.bundle, self.provider, self._lengths())
 
     def consistency(self) -> "OnnxConsistency":
         """Open Psi_LC."""
-        from engine.networks.axis_ranges import axis_lengths
         from engine.networks.sessions import OnnxConsistency
 
-        return OnnxConsistency(self.bundle, self.provider, axis_lengths(self.operators))
+        return OnnxConsistency(self.bundle, self.provider, self._lengths())
+
+    def _lengths(self) -> Mapping[str, int] | None:
+        """Return the lengths of the axes that a plan has to hold; other runtimes take any."""
+        if self.provider == "cpu":
+            return None
+        from engine.networks.axis_ranges import axis_lengths
+
+        return axis_lengths(self.operators)
 
     def fixed_point(self) -> FixedPointConfig:
         """Return the solver settings of the bundle with the user's choices on top."""
