@@ -19,10 +19,13 @@ KIND = "deq-mpi-bundle"
 """Value of `kind` in every manifest."""
 
 SCHEMA = 3
-"""Version of the manifest that this module reads and writes.
+"""Version of the manifest that this module writes. Older ones are read: what they lack had one value then."""
 
-Schema 1 had no `method`; 2 had no `dual_start`, and no noise level among the inputs of an image network.
-"""
+ADDED: Mapping[int, Mapping[str, Any]] = MappingProxyType(
+    {2: MappingProxyType({"method": "deq"}), 3: MappingProxyType({"dual_start": 0.0})}
+)
+"""Keys by the schema that brought them, with what held before: schema 1 knew one method, 2 started with zero
+duals (and none of their image networks took the noise level)."""
 
 INTERFACE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
     {
@@ -127,7 +130,7 @@ CONVENTIONS = Conventions(
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json` (schema 3).
+    """Content of `manifest.json`.
 
     Attributes
     ----------
@@ -179,7 +182,7 @@ class Manifest:
             unknown or has other inputs and outputs, or the conventions are of another version.
         """
         try:
-            manifest = from_plain(cls, without_header(values, KIND, SCHEMA))
+            manifest = from_plain(cls, without_header(_of_this_schema(values), KIND, SCHEMA))
             _require_conventions(manifest)
             start = manifest.dual_start
             require(0 <= start < inf, "dual_start", start, "a non-negative number")
@@ -193,6 +196,14 @@ class Manifest:
         if self.intervals is None:
             del values["intervals"]
         return values
+
+
+def _of_this_schema(values: object) -> object:
+    """Return a manifest of an older schema as one of this schema; anything else as it is."""
+    if not isinstance(values, Mapping) or values.get("schema") not in range(1, SCHEMA):
+        return values
+    added = [ADDED[schema] for schema in range(values["schema"] + 1, SCHEMA + 1)]
+    return {key: value for keys in added for key, value in keys.items()} | dict(values) | {"schema": SCHEMA}
 
 
 def _require_conventions(manifest: Manifest) -> None:

@@ -5,11 +5,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.errors import BundleError
 from engine.fixed_point.solve import FixedPointConfig
 from engine.networks.bundle import Manifest, load_bundle, shipped_bundle_path
+from engine.networks.manifest import SCHEMA
+from engine.networks.sessions import OnnxPrior
 from engine.reconstruction.methods import default_bundle_path
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bundle"
@@ -103,11 +106,23 @@ def test_other_schema_names_both_numbers(bundle_dir: Path) -> None:
         load_bundle(bundle_dir)
 
 
-def test_the_schema_without_a_method_says_to_export_again(bundle_dir: Path) -> None:
-    rewrite(bundle_dir, lambda m: (m.update(schema=1), m.pop("method")))
-    with pytest.raises(BundleError, match=r"schema 1; .* reads .*schema 3; export the model again") as raised:
-        load_bundle(bundle_dir)
-    assert "\n" not in str(raised.value)
+@pytest.mark.parametrize("schema", [1, 2])
+def test_bundles_of_older_schemas_load_with_what_held_then(schema: int) -> None:
+    folder = FIXTURE.parent / f"bundle-schema-{schema}"
+    assert json.loads((folder / "manifest.json").read_text())["schema"] == schema
+    manifest = load_bundle(folder).manifest
+    assert (manifest.method, manifest.dual_start) == ("deq", 0.0)
+    assert manifest.to_dict()["schema"] == SCHEMA
+    v = np.random.default_rng(0).standard_normal((1, 1, 5, 7)).astype(np.float32)
+    noise = np.full((1, 1, 1, 1), 0.1, np.float32)
+    np.testing.assert_array_equal(OnnxPrior(load_bundle(folder))(v, noise), np.maximum(v, 0))
+
+
+@pytest.mark.parametrize("key", ["method", "dual_start"])
+def test_what_a_schema_brought_is_missed_in_it(content: dict, key: str) -> None:
+    del content[key]
+    with pytest.raises(BundleError, match=f"missing .*`{key}`"):
+        Manifest.from_dict(content)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '"text"', '{"kind": "other"}'])
