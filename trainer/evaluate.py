@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.mpi.simulation.phantoms import Split
 from trainer.config import TrainConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.problem import Scan, load_images, load_scan
+from trainer.data.problem import TrainingScan, load_images, load_scan
 from trainer.loop.checkpoint import PRETRAINED_WEIGHTS, load_model
 from trainer.loop.validation import FixedMeasurements, assess, least_squares, measure_once, reconstruct
 from trainer.models.anderson import BatchSolution
@@ -95,7 +95,7 @@ def evaluate(
     split: Split = "test",
     snr: Sequence[float] = (15.0, 25.0, 35.0),
     count: int = 256,
-    scan: Scan | None = None,
+    scan: TrainingScan | None = None,
     images: NDArray[np.float32] | None = None,
 ) -> Evaluation:
     """Reconstruct emulated measurements with least squares, the pre-trained start and the fitted networks.
@@ -110,7 +110,7 @@ def evaluate(
         Measurement SNRs in dB; every image is measured at each.
     count : int, optional
         Number of images.
-    scan : Scan, optional
+    scan : TrainingScan, optional
         System matrix; by default the run's.
     images : ndarray of float32, shape (n, Ny, Nx), optional
         Images to measure instead of the run's own phantoms.

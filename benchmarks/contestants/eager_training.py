@@ -15,7 +15,7 @@ from engine.fixed_point.safeguard import TINY_NORM
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.config import StageConfig, TrainConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement, add_noise, as_measurement, draw_uniform
+from trainer.data.noise import MeasuredBatch, add_noise, as_measurement, draw_uniform
 from trainer.data.problem import Problem
 from trainer.loop.image_losses import IMAGE_LOSSES
 from trainer.loop.phases import Loss
@@ -58,7 +58,7 @@ def eager_loss(model: EquilibriumModel, problem: Problem, config: TrainConfig, s
 def eager_reconstruction(
     model: EquilibriumModel,
     operators: TorchOperators,
-    measurement: Measurement,
+    measurement: MeasuredBatch,
     forward: FixedPointConfig,
     backward: FixedPointConfig,
     record: Callable[[str, BatchSolution], None],
@@ -69,7 +69,7 @@ def eager_reconstruction(
     ----------
     model : EquilibriumModel
     operators : TorchOperators
-    measurement : Measurement
+    measurement : MeasuredBatch
     forward, backward : FixedPointConfig
         Of Eq. (14) and Eq. (32).
     record : callable
@@ -101,7 +101,7 @@ def eager_reconstruction(
     return state[:, : operators.n_voxels]
 
 
-def eager_step(model: EquilibriumModel, operators: TorchOperators, measurement: Measurement) -> StateMap:
+def eager_step(model: EquilibriumModel, operators: TorchOperators, measurement: MeasuredBatch) -> StateMap:
     """Return h_theta (Eqs. 15-17) for B measurements; states are (B, N + R + N) = (x, d0, d1)."""
     system_matrix, inverse = operators.system_matrix, operators.inverse
     lines, bins = operators.layout_shape
@@ -130,7 +130,7 @@ def eager_step(model: EquilibriumModel, operators: TorchOperators, measurement: 
     return step
 
 
-def eager_start(model: EquilibriumModel, operators: TorchOperators, measurement: Measurement) -> Tensor:
+def eager_start(model: EquilibriumModel, operators: TorchOperators, measurement: MeasuredBatch) -> Tensor:
     """Return the start state (B, N + R + N): x_LS, the data dual of `AdmmStep.start`, zero."""
     rows = measurement.rows
     explained = rows @ operators.left_singular.T

@@ -24,7 +24,7 @@ SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Field:
+class StoredArray:
     """One dataset of the file: the names of its axes, element type, unit and meaning.
 
     M complex rows, R = 2M real rows, N voxels, T singular triplets, L selected channels, K bins; digits are
@@ -38,28 +38,32 @@ class Field:
 
 
 FIELDS = {
-    "grid/size": Field(("3",), np.int64, "voxels", "Nx, Ny, Nz; voxel vectors run x fastest"),
-    "grid/field_of_view": Field(("3",), np.float64, "m", "extent along x, y, z"),
-    "grid/center": Field(("3",), np.float64, "m", "centre of the field of view"),
-    "layout/shape": Field(("2",), np.int64, "1", "lines (period, then channel) and bins of the dense layout"),
-    "layout/index": Field(("M",), np.int64, "1", "flat place of each complex row in the dense layout"),
-    "acquisition/bandwidth": Field((), np.float64, "Hz", "receiver bandwidth"),
-    "acquisition/n_samples": Field((), np.int64, "samples", "samples V per period"),
-    "acquisition/n_periods": Field((), np.int64, "1", "periods J per frame"),
-    "acquisition/n_channels": Field((), np.int64, "1", "receive channels C of the files"),
-    "acquisition/channels": Field(("L",), np.int64, "1", "selected receive channels, 0-based"),
-    "acquisition/bins": Field(("K",), np.int64, "1", "bins of the columns, 0-based on the full axis"),
-    "acquisition/is_transfer_function_corrected": Field((), np.int8, "1", "0 or 1; state of the spectra"),
-    "noise_std": Field(("M",), np.float64, "signal", "noise per real component of each complex row"),
-    "scale": Field((), np.float64, "1/concentration", "whitened system matrix over `system_matrix`"),
-    "system_matrix": Field(("R", "N"), np.float32, "1", "A, rows [Re; Im], whitened and normalised"),
-    "inverse": Field(("N", "N"), np.float32, "1", "(I + A^T A)^-1"),
-    "left_singular": Field(("T", "R"), np.float32, "1", "U^T of A = U diag(s) V^T"),
-    "singular_values": Field(("T",), np.float64, "1", "s, decreasing"),
-    "right_singular": Field(("N", "T"), np.float32, "1", "V, one singular vector per column"),
-    "rank": Field((), np.int64, "1", "singular triplets of the least-squares start"),
-    "truncation_error": Field((), np.float64, "1", "||A - U diag(s) V^T|| / ||A||, Frobenius norms"),
-    "largest_dropped": Field((), np.float64, "1", "singular value number T + 1 of A; 0 if T = N"),
+    "grid/size": StoredArray(("3",), np.int64, "voxels", "Nx, Ny, Nz; voxel vectors run x fastest"),
+    "grid/field_of_view": StoredArray(("3",), np.float64, "m", "extent along x, y, z"),
+    "grid/center": StoredArray(("3",), np.float64, "m", "centre of the field of view"),
+    "layout/shape": StoredArray(
+        ("2",), np.int64, "1", "lines (period, then channel) and bins of the dense layout"
+    ),
+    "layout/index": StoredArray(("M",), np.int64, "1", "flat place of each complex row in the dense layout"),
+    "acquisition/bandwidth": StoredArray((), np.float64, "Hz", "receiver bandwidth"),
+    "acquisition/n_samples": StoredArray((), np.int64, "samples", "samples V per period"),
+    "acquisition/n_periods": StoredArray((), np.int64, "1", "periods J per frame"),
+    "acquisition/n_channels": StoredArray((), np.int64, "1", "receive channels C of the files"),
+    "acquisition/channels": StoredArray(("L",), np.int64, "1", "selected receive channels, 0-based"),
+    "acquisition/bins": StoredArray(("K",), np.int64, "1", "bins of the columns, 0-based on the full axis"),
+    "acquisition/is_transfer_function_corrected": StoredArray(
+        (), np.int8, "1", "0 or 1; state of the spectra"
+    ),
+    "noise_std": StoredArray(("M",), np.float64, "signal", "noise per real component of each complex row"),
+    "scale": StoredArray((), np.float64, "1/concentration", "whitened system matrix over `system_matrix`"),
+    "system_matrix": StoredArray(("R", "N"), np.float32, "1", "A, rows [Re; Im], whitened and normalised"),
+    "inverse": StoredArray(("N", "N"), np.float32, "1", "(I + A^T A)^-1"),
+    "left_singular": StoredArray(("T", "R"), np.float32, "1", "U^T of A = U diag(s) V^T"),
+    "singular_values": StoredArray(("T",), np.float64, "1", "s, decreasing"),
+    "right_singular": StoredArray(("N", "T"), np.float32, "1", "V, one singular vector per column"),
+    "rank": StoredArray((), np.int64, "1", "singular triplets of the least-squares start"),
+    "truncation_error": StoredArray((), np.float64, "1", "||A - U diag(s) V^T|| / ||A||, Frobenius norms"),
+    "largest_dropped": StoredArray((), np.float64, "1", "singular value number T + 1 of A; 0 if T = N"),
 }
 """Datasets of the file, in the order in which they are hashed."""
 
@@ -67,7 +71,7 @@ DENSE = ("system_matrix", "inverse")
 """Datasets that a file of factored operators lacks."""
 
 FIELDS_OF_SCHEMA_1 = {
-    name: FIELDS[name] if name in FIELDS else Field(("N", "R"), np.float32, "1", "transpose of A")
+    name: FIELDS[name] if name in FIELDS else StoredArray(("N", "R"), np.float32, "1", "transpose of A")
     for name in (
         *(name for name in FIELDS if "/" in name),
         "noise_std",
@@ -221,7 +225,7 @@ def _check_identity(path: Path, file: h5py.File) -> None:
         )
 
 
-def _fields_in(file: h5py.File) -> dict[str, Field]:
+def _fields_in(file: h5py.File) -> dict[str, StoredArray]:
     """Return the datasets that a file must hold, in the order in which they were hashed."""
     if file.attrs["schema"] == 1:
         return FIELDS_OF_SCHEMA_1
@@ -229,7 +233,7 @@ def _fields_in(file: h5py.File) -> dict[str, Field]:
     return {name: field for name, field in FIELDS.items() if is_dense or name not in DENSE}
 
 
-def _read(path: Path, file: h5py.File, name: str, field: Field) -> NDArray[Any]:
+def _read(path: Path, file: h5py.File, name: str, field: StoredArray) -> NDArray[Any]:
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise OperatorsError(f"{path} lacks the dataset {name}; run engine calibrate again")

@@ -31,9 +31,9 @@ from engine.mpi.simulation.scan import simulate_calibration
 from engine.mpi.simulation.scanner import PRESETS
 from trainer.config import TrainConfig, parse_config
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement, as_measurement
+from trainer.data.noise import MeasuredBatch, as_measurement
 from trainer.data.problem import Problem, make_problem, make_scan
-from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
+from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_tensors
 from trainer.loop.phases import make_phases
 from trainer.models.anderson import BatchSolution
 from trainer.models.equilibrium import EquilibriumModel
@@ -109,7 +109,7 @@ def model(config: TrainConfig) -> EquilibriumModel:
     return made
 
 
-def some_measurement(problem: Problem, dtype: torch.dtype) -> tuple[TorchOperators, Measurement, Tensor]:
+def some_measurement(problem: Problem, dtype: torch.dtype) -> tuple[TorchOperators, MeasuredBatch, Tensor]:
     """Operators, noisy data and images of four phantoms in a precision."""
     operators = problem.operators.to(dtype)
     if dtype == torch.float64:  # or else M A^T would be the product only to single precision
@@ -243,7 +243,7 @@ def test_the_benchmark_compares_all_contestants(
     run.mkdir()
     output.mkdir()
     save_config(run, config)
-    save_weights(run / BEST_WEIGHTS, model)
+    save_tensors(run / BEST_WEIGHTS, model)
     monkeypatch.setattr(training_speed, "RUN", run)
     monkeypatch.setattr(
         training_speed, "QUICK", (Setting(2, 1, 2), Setting(4, 1, 1, (OPPONENT, SAME_PRECISION)))
@@ -291,7 +291,7 @@ def test_the_evaluations_of_the_first_stage_count(
 ) -> None:
     stage = replace(config.fit.stages[0], max_iterations=3)
     save_config(tmp_path, replace(config, fit=replace(config.fit, stages=(stage,))))
-    save_weights(tmp_path / BEST_WEIGHTS, model)
+    save_tensors(tmp_path / BEST_WEIGHTS, model)
     _, loaded = load_trained(tmp_path)
     assert loaded.solver.forward.max_iterations == 3
 
@@ -299,6 +299,6 @@ def test_the_evaluations_of_the_first_stage_count(
 def test_a_run_without_an_equilibrium_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     other = parse_config(CONFIG.replace('name = "tiny"', 'name = "tiny"\n    method = "end-to-end"'))
     save_config(tmp_path, other)
-    save_weights(tmp_path / BEST_WEIGHTS, build_model(other.model, other.method))
+    save_tensors(tmp_path / BEST_WEIGHTS, build_model(other.model, other.method))
     with pytest.raises(MissingModelError, match="a run of end-to-end"):
         load_trained(tmp_path)

@@ -10,7 +10,7 @@ import torch
 from export.cli import main as export
 from trainer.cli import main as trainer
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, TrainConfig
-from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_weights
+from trainer.loop.checkpoint import BEST_WEIGHTS, build_model, save_config, save_tensors
 
 TINY = ModelConfig(RdnConfig(features=4, growth=4, blocks=1, layers=1), LcConfig(features=4))
 
@@ -23,7 +23,7 @@ def run_folder(folder: Path) -> Path:
     path = folder / "run"
     path.mkdir()
     save_config(path, TrainConfig("tiny", DataConfig("system-matrix.mdf"), model=TINY))
-    save_weights(path / BEST_WEIGHTS, build_model(TINY))
+    save_tensors(path / BEST_WEIGHTS, build_model(TINY))
     return path
 
 
@@ -58,7 +58,7 @@ def test_a_run_folder_that_cannot_be_used(refused: Refused, folder: Path, run_fo
 
 
 def of_another_architecture(path: Path) -> None:
-    save_weights(path, build_model(ModelConfig(RdnConfig(6, 4, 1, 1), TINY.lc)))
+    save_tensors(path, build_model(ModelConfig(RdnConfig(6, 4, 1, 1), TINY.lc)))
 
 
 @pytest.mark.parametrize(

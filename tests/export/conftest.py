@@ -18,7 +18,7 @@ from engine.networks.bundle import Bundle, load_bundle
 from export.bundle import export_networks
 from export.iconlab import import_iconlab
 from trainer.config import DataConfig, LcConfig, ModelConfig, RdnConfig, SolverConfig, TrainConfig
-from trainer.loop.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_weights
+from trainer.loop.checkpoint import BEST_WEIGHTS, PRETRAINED_WEIGHTS, save_config, save_tensors
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
@@ -124,7 +124,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, rdn: nn.Module, lc: nn.Mod
     folder = tmp_path_factory.mktemp("run")
     save_config(folder, RUN_CONFIG)
     for name in (BEST_WEIGHTS, PRETRAINED_WEIGHTS):
-        save_weights(folder / name, EquilibriumModel(rdn, lc))
+        save_tensors(folder / name, EquilibriumModel(rdn, lc))
     records = [
         {"step": 1, "phase": "stage 1", "loss": 0.5},
         {"step": 10, "phase": "stage 1", "validation_psnr": 29.5},

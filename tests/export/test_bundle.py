@@ -27,7 +27,7 @@ from trainer.loop.checkpoint import (
     PRETRAINED_WEIGHTS,
     build_model,
     save_config,
-    save_weights,
+    save_tensors,
 )
 from trainer.loop.validation import reconstruct
 from trainer.models.equilibrium import EquilibriumModel
@@ -116,7 +116,7 @@ def test_networks_and_settings_must_be_those_of_the_method(rdn, lc, tmp_path, me
 def test_a_run_is_exported_as_its_own_method(run_dir, monkeypatch, tmp_path, method, solver):
     config = replace(load_config(run_dir / CONFIG_FILE), method=method, unrolled=UnrolledConfig(iterations=7))
     save_config(tmp_path, config)
-    save_weights(tmp_path / BEST_WEIGHTS, build_model(config.model, method))
+    save_tensors(tmp_path / BEST_WEIGHTS, build_model(config.model, method))
     found = {}
     monkeypatch.setattr(
         "export.bundle.export_networks", lambda *args, **named: found.update(named, lc=args[1])
@@ -131,7 +131,7 @@ def test_a_run_without_pretraining_has_no_denoiser(run_dir, tmp_path):
         load_config(run_dir / CONFIG_FILE), pretrain=PretrainConfig(rdn=PretrainRdnConfig(steps=0))
     )
     save_config(tmp_path, config)
-    save_weights(tmp_path / PRETRAINED_WEIGHTS, build_model(config.model))
+    save_tensors(tmp_path / PRETRAINED_WEIGHTS, build_model(config.model))
     with pytest.raises(InputError, match="did not pre-train its image prior"):
         export_denoiser(tmp_path, tmp_path / "bundle")
 
@@ -164,7 +164,7 @@ def change_model(run_dir, tmp_path, weights):
     """Copy a run folder with other best weights than its configuration describes."""
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
-    save_weights(folder / BEST_WEIGHTS, weights)
+    save_tensors(folder / BEST_WEIGHTS, weights)
     return folder
 
 

@@ -21,7 +21,7 @@ from engine.solvers.deq.admm_step import AdmmStep
 from export.iconlab import import_iconlab, load_iconlab, load_iconlab_denoiser
 from export.parity.learned_blocks import as_callable
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.models.admm_step import AdmmStep as TorchAdmmStep
 from trainer.models.anderson import solve_batch
 
@@ -167,7 +167,7 @@ def test_data_consistency_equals_theirs(blocks, published):
 @pytest.fixture(scope="module")
 def torch_step(networks, published) -> TorchAdmmStep:
     epsilon = torch.full((4,), published.epsilon)
-    measurement = Measurement(torch.tensor(published.y), epsilon)
+    measurement = MeasuredBatch(torch.tensor(published.y), epsilon)
     return TorchAdmmStep(*networks, TorchOperators(published.operators), measurement)
 
 

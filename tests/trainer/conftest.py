@@ -12,7 +12,7 @@ from engine.mpi.grid import Grid
 from engine.mpi.row_layout import Acquisition, RowLayout
 from engine.mpi.system_matrix import SystemMatrix
 from trainer.config import TrainConfig, parse_config
-from trainer.data.problem import Problem, Scan, make_problem, make_scan
+from trainer.data.problem import Problem, TrainingScan, make_problem, make_scan
 from trainer.models.equilibrium import EquilibriumModel
 from trainer.networks.consistency import LearnedConsistency
 from trainer.networks.rdn import ResidualDenseNetwork
@@ -43,13 +43,13 @@ def system_matrix() -> SystemMatrix:
 
 
 @pytest.fixture(scope="session")
-def scan(system_matrix: SystemMatrix) -> Scan:
+def scan(system_matrix: SystemMatrix) -> TrainingScan:
     """The scan as in Sec. IV-D: data from A, reconstruction with A U D."""
     return make_scan(system_matrix, smooth=True)
 
 
 @pytest.fixture(scope="session")
-def well_posed() -> Scan:
+def well_posed() -> TrainingScan:
     """48 random rows on a 5 x 4 grid: all singular values within a factor of 3."""
     rng = np.random.default_rng(1)
     index = np.sort(rng.choice(4 * 14, 48, replace=False)).astype(np.int64)
@@ -101,7 +101,7 @@ def config() -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def problem(scan: Scan, images: NDArray[np.float32], config: TrainConfig) -> Problem:
+def problem(scan: TrainingScan, images: NDArray[np.float32], config: TrainConfig) -> Problem:
     """The small scan with 32 training and 8 validation images."""
     return make_problem(scan, images[:32], images[32:], config.data, torch.device("cpu"))
 

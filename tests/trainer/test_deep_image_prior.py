@@ -13,7 +13,7 @@ from engine.fixed_point.solution import Result
 from engine.measurement.normalization import NormalizedMeasurement, normalize
 from engine.mpi.grid import Grid
 from engine.mpi.metrics import psnr_db
-from trainer.data.problem import Scan
+from trainer.data.problem import TrainingScan
 from trainer.deep_image_prior import DipConfig, deep_image_prior, fit_deep_image_prior
 
 SMALL = DipConfig(iterations=40, learning_rate=1e-2, features=8)
@@ -29,7 +29,7 @@ FITTED = 0.01
 
 
 def measure(
-    scan: Scan, images: NDArray[np.float32], noise: float, seed: int = 0
+    scan: TrainingScan, images: NDArray[np.float32], noise: float, seed: int = 0
 ) -> list[NormalizedMeasurement]:
     """Normalised measurements of images, with white noise of a share of the data's rms."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from trainer.data.linear_operators import TorchOperators
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredBatch:
     """Normalised data of B samples.
 
     Attributes
@@ -32,9 +32,9 @@ class Measurement:
         sigma: Tensor = self.epsilon / self.rows.shape[1] ** 0.5
         return sigma
 
-    def take(self, samples: Tensor) -> "Measurement":
+    def take(self, samples: Tensor) -> "MeasuredBatch":
         """Return some of the samples, given their indices."""
-        return Measurement(self.rows[samples], self.epsilon[samples])
+        return MeasuredBatch(self.rows[samples], self.epsilon[samples])
 
 
 def draw_uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
@@ -109,10 +109,10 @@ def estimate_sigma(operators: TorchOperators, rows: Tensor, explained: Tensor) -
     return torch.maximum(sigma, floor).to(rows.dtype)
 
 
-def as_measurement(operators: TorchOperators, rows: Tensor) -> Measurement:
+def as_measurement(operators: TorchOperators, rows: Tensor) -> MeasuredBatch:
     """Give rows (B, R) their epsilon = sigma sqrt(R), from the noise level they show themselves."""
     sigma = estimate_sigma(operators, rows, operators.project_left(rows))
-    return Measurement(rows, sigma * rows.shape[1] ** 0.5)
+    return MeasuredBatch(rows, sigma * rows.shape[1] ** 0.5)
 
 
 def normalise_intensity(operators: TorchOperators, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from trainer.data.linear_operators import TorchOperators
 
 
 @dataclass(frozen=True)
-class Scan:
+class TrainingScan:
     """One system matrix seen twice: to make data with, and to reconstruct from them.
 
     Attributes
@@ -62,7 +62,7 @@ class Problem:
         return images.flatten(1) @ self.data_matrix.T
 
 
-def make_scan(system_matrix: SystemMatrix, *, smooth: bool, rank: int | None = None) -> Scan:
+def make_scan(system_matrix: SystemMatrix, *, smooth: bool, rank: int | None = None) -> TrainingScan:
     """Prepare a system matrix for making and reconstructing data.
 
     Parameters
@@ -76,14 +76,14 @@ def make_scan(system_matrix: SystemMatrix, *, smooth: bool, rank: int | None = N
 
     Returns
     -------
-    Scan
+    TrainingScan
     """
     operators = make_operators(system_matrix.smoothed() if smooth else system_matrix, rank)
     data_matrix = np.ascontiguousarray(system_matrix.real_rows() / operators.scale, np.float32)
-    return Scan(operators, data_matrix)
+    return TrainingScan(operators, data_matrix)
 
 
-def load_scan(config: DataConfig) -> Scan:
+def load_scan(config: DataConfig) -> TrainingScan:
     """Simulate or read the system matrix that a configuration names.
 
     Raises
@@ -125,7 +125,7 @@ def load_problem(config: DataConfig, device: torch.device) -> Problem:
 
 
 def make_problem(
-    scan: Scan,
+    scan: TrainingScan,
     train: NDArray[np.float32],
     validation: NDArray[np.float32],
     config: DataConfig,

@@ -95,14 +95,14 @@ def save_config(run_dir: Path, config: TrainConfig) -> None:
         temporary.write_text(resolved_toml(config), encoding="utf-8")
 
 
-def save_weights(path: Path, model: ReconstructionModel) -> None:
+def save_tensors(path: Path, model: ReconstructionModel) -> None:
     """Write the weights of a model's networks as safetensors."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(weights))
 
 
-def load_weights(path: Path, model: ReconstructionModel) -> None:
+def load_tensors(path: Path, model: ReconstructionModel) -> None:
     """Read weights into a model.
 
     Raises
@@ -129,7 +129,7 @@ def load_network(path: Path, network: nn.Module, name: str) -> None:
     Raises
     ------
     InputError
-        As in `load_weights`; other networks in the file do not matter, and weights of a network without
+        As in `load_tensors`; other networks in the file do not matter, and weights of a network without
         noise level start one that takes it (`trainer.networks.noise_level.with_noise_channel`).
     """
     prefix = f"{name}."
@@ -227,7 +227,7 @@ def load_model(run_dir: Path | str, weights: str = BEST_WEIGHTS) -> tuple[Recons
         raise InputError(f"{run_dir} holds no {CONFIG_FILE}; expected the folder of a training run")
     config = load_config(run_dir / CONFIG_FILE)
     model = build_model(config.model, config.method, config.solver.dual_start)
-    load_weights(run_dir / weights, model)
+    load_tensors(run_dir / weights, model)
     return model, config
 
 

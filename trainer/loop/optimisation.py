@@ -18,7 +18,7 @@ from trainer.loop.checkpoint import (
     RunState,
     load_model_state,
     save_state,
-    save_weights,
+    save_tensors,
 )
 from trainer.loop.interruption import InterruptedRunError, StopRequest
 from trainer.loop.journal import RunLog
@@ -176,7 +176,7 @@ class Optimisation:
             self._finish_pretraining(journal, "after pre-training")
 
     def _finish_pretraining(self, journal: RunLog, phase: str) -> None:
-        self._processes.on_main(lambda: save_weights(self._run_dir / PRETRAINED_WEIGHTS, self.model))
+        self._processes.on_main(lambda: save_tensors(self._run_dir / PRETRAINED_WEIGHTS, self.model))
         self._validate(journal, phase)
         self.save()
 
@@ -273,7 +273,7 @@ class Optimisation:
         psnr = figures["validation_psnr"]
         if self._best is None or psnr > self._best:
             self._best = psnr
-            self._processes.on_main(lambda: save_weights(self._run_dir / BEST_WEIGHTS, self.model))
+            self._processes.on_main(lambda: save_tensors(self._run_dir / BEST_WEIGHTS, self.model))
         with self._explained(phase, self._step):
             self._watch.validated(psnr, self._best)
 
@@ -292,5 +292,5 @@ class Optimisation:
         self._processes.on_main(lambda: self._write(state))
 
     def _write(self, state: RunState) -> None:
-        save_weights(self._run_dir / LAST_WEIGHTS, self.model)
+        save_tensors(self._run_dir / LAST_WEIGHTS, self.model)
         save_state(self._run_dir, state)

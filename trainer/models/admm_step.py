@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 
 ImagePrior = Callable[[Tensor, Tensor], Tensor]
 """Psi_RDN: images (B, 1, Ny, Nx) and noise levels (B, 1, 1, 1) to images."""
@@ -26,7 +26,7 @@ class AdmmStep:
         Psi_LC.
     operators : TorchOperators
         R real rows, N voxels.
-    measurement : Measurement
+    measurement : MeasuredBatch
         Data and epsilon of B samples.
     dual_start : float, optional
         Size of the first data dual; see `start`.
@@ -37,7 +37,7 @@ class AdmmStep:
         prior: ImagePrior,
         consistency: Consistency,
         operators: TorchOperators,
-        measurement: Measurement,
+        measurement: MeasuredBatch,
         dual_start: float = 0.0,
     ) -> None:
         self._dual_start = dual_start

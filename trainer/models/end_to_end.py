@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.models.gradients import GradientStrategy
 from trainer.models.reconstruction_model import ReconstructionModel
 
@@ -16,7 +16,7 @@ class EndToEndModel(ReconstructionModel):
     def forward(
         self,
         operators: TorchOperators,
-        measurement: Measurement,
+        measurement: MeasuredBatch,
         _config: FixedPointConfig,
         _gradient: GradientStrategy,
         _precision: torch.dtype = torch.float32,
@@ -25,13 +25,13 @@ class EndToEndModel(ReconstructionModel):
         return self._map_start(operators, measurement), None
 
     def reconstruct(
-        self, operators: TorchOperators, measurement: Measurement, _config: FixedPointConfig
+        self, operators: TorchOperators, measurement: MeasuredBatch, _config: FixedPointConfig
     ) -> tuple[Tensor, None]:
         """Return the images x (B, N), not negative, without a graph."""
         with torch.no_grad():
             return self._map_start(operators, measurement), None
 
-    def _map_start(self, operators: TorchOperators, measurement: Measurement) -> Tensor:
+    def _map_start(self, operators: TorchOperators, measurement: MeasuredBatch) -> Tensor:
         start = operators.least_squares(operators.project_left(measurement.rows))
         noise = measurement.noise.reshape(-1, 1, 1, 1)
         x: Tensor = self.rdn(operators.as_images(start), noise).flatten(1)

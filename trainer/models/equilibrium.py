@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.models.admm_step import AdmmStep
 from trainer.models.anderson import BatchSolution, solve_batch
 from trainer.models.gradients import GradientStrategy
@@ -45,7 +45,7 @@ class EquilibriumModel(ReconstructionModel):
         return self.lc if isinstance(self.lc, LearnedConsistency) else None
 
     def step(
-        self, operators: TorchOperators, measurement: Measurement, precision: torch.dtype = torch.float32
+        self, operators: TorchOperators, measurement: MeasuredBatch, precision: torch.dtype = torch.float32
     ) -> AdmmStep:
         """Return h_theta for B measurements.
 
@@ -57,7 +57,7 @@ class EquilibriumModel(ReconstructionModel):
         return AdmmStep(prior, self.lc, operators, measurement, self.dual_start)
 
     def solve(
-        self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
+        self, operators: TorchOperators, measurement: MeasuredBatch, config: FixedPointConfig
     ) -> BatchSolution:
         """Find the fixed points of B measurements without a graph; the values are states (B, N + R + N)."""
         step = self.step(operators, measurement)
@@ -66,7 +66,7 @@ class EquilibriumModel(ReconstructionModel):
     def forward(
         self,
         operators: TorchOperators,
-        measurement: Measurement,
+        measurement: MeasuredBatch,
         config: FixedPointConfig,
         gradient: GradientStrategy,
         precision: torch.dtype = torch.float32,
@@ -76,7 +76,7 @@ class EquilibriumModel(ReconstructionModel):
         Parameters
         ----------
         operators : TorchOperators
-        measurement : Measurement
+        measurement : MeasuredBatch
             B samples.
         config : FixedPointConfig
             Of the forward solve.
@@ -99,7 +99,7 @@ class EquilibriumModel(ReconstructionModel):
         return x, solution
 
     def reconstruct(
-        self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
+        self, operators: TorchOperators, measurement: MeasuredBatch, config: FixedPointConfig
     ) -> tuple[Tensor, BatchSolution]:
         """Return the images x (B, N) of the fixed points, not clipped, and the account of the solve."""
         solution = self.solve(operators, measurement, config)

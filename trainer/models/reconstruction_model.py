@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.models.anderson import BatchSolution
 from trainer.models.gradients import GradientStrategy
 from trainer.networks.consistency import LearnedConsistency
@@ -40,7 +40,7 @@ class ReconstructionModel(nn.Module, ABC):
     def forward(
         self,
         operators: TorchOperators,
-        measurement: Measurement,
+        measurement: MeasuredBatch,
         config: FixedPointConfig,
         gradient: GradientStrategy,
         precision: torch.dtype = torch.float32,
@@ -50,7 +50,7 @@ class ReconstructionModel(nn.Module, ABC):
         Parameters
         ----------
         operators : TorchOperators
-        measurement : Measurement
+        measurement : MeasuredBatch
             B samples.
         config : FixedPointConfig
             Bounds the iterations of a method that iterates.
@@ -69,6 +69,6 @@ class ReconstructionModel(nn.Module, ABC):
 
     @abstractmethod
     def reconstruct(
-        self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
+        self, operators: TorchOperators, measurement: MeasuredBatch, config: FixedPointConfig
     ) -> tuple[Tensor, BatchSolution | None]:
         """Reconstruct without a graph; parameters and returns as in `forward`."""

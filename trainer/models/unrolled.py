@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.models.admm_step import AdmmStep
 from trainer.models.gradients import GradientStrategy
 from trainer.models.reconstruction_model import ReconstructionModel
@@ -32,7 +32,7 @@ class UnrolledModel(ReconstructionModel):
     def forward(
         self,
         operators: TorchOperators,
-        measurement: Measurement,
+        measurement: MeasuredBatch,
         config: FixedPointConfig,
         _gradient: GradientStrategy,
         _precision: torch.dtype = torch.float32,
@@ -41,13 +41,13 @@ class UnrolledModel(ReconstructionModel):
         return self._unroll(operators, measurement, config.max_iterations), None
 
     def reconstruct(
-        self, operators: TorchOperators, measurement: Measurement, config: FixedPointConfig
+        self, operators: TorchOperators, measurement: MeasuredBatch, config: FixedPointConfig
     ) -> tuple[Tensor, None]:
         """Return the images x_N (B, N), not clipped, without a graph."""
         with torch.no_grad():
             return self._unroll(operators, measurement, config.max_iterations), None
 
-    def _unroll(self, operators: TorchOperators, measurement: Measurement, count: int) -> Tensor:
+    def _unroll(self, operators: TorchOperators, measurement: MeasuredBatch, count: int) -> Tensor:
         step = AdmmStep(self.rdn, self.ball, operators, measurement)
         state = step.start()
         for _ in range(count):

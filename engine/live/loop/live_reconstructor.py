@@ -16,7 +16,7 @@ from engine.live.loop.late_frames import POLICIES, WaitingFrame
 from engine.live.loop.live_image import BackgroundState, Flag, LiveImage, LiveReport
 from engine.live.loop.loop_config import LoopConfig
 from engine.live.loop.self_check import require_working
-from engine.live.loop.swap import SwapState, SwapStep, Trial
+from engine.live.loop.swap import SwapState, SwapStep, SwapTrial
 from engine.measurement.background import RunningBackground
 from engine.measurement.raw_frame import RawFrame
 from engine.reconstruction.reconstructor import Reconstructor
@@ -85,7 +85,7 @@ class LiveReconstructor:
         self._swap_lock = threading.Lock()
         self._next: FrameToImage | None = None
         self._before: FrameToImage | None = None
-        self._trial: Trial | None = None
+        self._trial: SwapTrial | None = None
         self._swap_state: SwapState | None = None
         self._last_frame: RawFrame | None = None
         self._last_image: LiveImage | None = None
@@ -263,7 +263,7 @@ class LiveReconstructor:
         if maker is None:
             return
         flagged = self._last_image is not None and Flag.RESIDUAL in self._last_image.report.flags
-        self._before, self._maker, self._trial = self._maker, maker, Trial(flagged)
+        self._before, self._maker, self._trial = self._maker, maker, SwapTrial(flagged)
         self._note_swap(SwapState(SwapStep.ON_TRIAL, "in use from this frame on"))
         self._last_image = None
         self._describe_background(self._last_frame)

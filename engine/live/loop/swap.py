@@ -38,7 +38,7 @@ class SwapState:
         return {"state": self.step.value, "reason": self.reason}
 
 
-class Trial:
+class SwapTrial:
     """The first images after a swap.
 
     Parameters

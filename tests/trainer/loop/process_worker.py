@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import trainer.loop.phases
-from trainer.data.noise import Measurement
+from trainer.data.noise import MeasuredBatch
 from trainer.fit import fit
 from trainer.loop.optimisation import Optimisation
 from trainer.loop.processes import Processes, join_processes
@@ -24,7 +24,7 @@ def shared_gradient(inputs, processes: Processes) -> dict[str, torch.Tensor]:
     """Gradient of the equilibrium loss, each process having its share of the samples."""
     model, operators, rows, epsilon, truth, solver = inputs["gradient"]
     mine = slice(processes.rank, None, processes.count)
-    measurement = Measurement(rows[mine], epsilon[mine])
+    measurement = MeasuredBatch(rows[mine], epsilon[mine])
     x, _ = model(operators, measurement, solver, Implicit(solver, lambda _: None))
     (x - truth[mine]).abs().mean().backward()
     processes.mean_gradients(model.parameters())

@@ -16,10 +16,10 @@ from trainer.loop.checkpoint import (
     build_model,
     load_networks,
     load_state,
-    load_weights,
+    load_tensors,
     save_config,
     save_state,
-    save_weights,
+    save_tensors,
 )
 
 
@@ -36,15 +36,15 @@ def state(config: TrainConfig) -> RunState:
 def test_weights_round_trip_in_any_memory_layout(config: TrainConfig, tmp_path: Path) -> None:
     model, other = build_model(config.model), build_model(config.model)
     model.to(memory_format=torch.channels_last)
-    save_weights(tmp_path / "w.safetensors", model)
-    load_weights(tmp_path / "w.safetensors", other)
+    save_tensors(tmp_path / "w.safetensors", model)
+    load_tensors(tmp_path / "w.safetensors", other)
     for key, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[key])
     assert set(load_file(tmp_path / "w.safetensors")) == set(model.state_dict())
 
 
 def test_weights_can_be_read_by_whoever_the_umask_allows(config: TrainConfig, tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", build_model(config.model))
+    save_tensors(tmp_path / "w.safetensors", build_model(config.model))
     (tmp_path / "plain").touch()
     assert os.stat(tmp_path / "w.safetensors").st_mode == os.stat(tmp_path / "plain").st_mode
 
@@ -93,20 +93,20 @@ def test_a_state_of_another_make_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused_by_name(config: TrainConfig, tmp_path: Path) -> None:
     wider = dataclasses.replace(config.model, lc=dataclasses.replace(config.model.lc, features=6))
-    save_weights(tmp_path / "w.safetensors", build_model(wider))
+    save_tensors(tmp_path / "w.safetensors", build_model(wider))
     with pytest.raises(InputError, match=r"\(2, 6, 1, 3\) .*lc\.exit\.weight; .*\(2, 4, 1, 3\)"):
-        load_weights(tmp_path / "w.safetensors", build_model(config.model))
+        load_tensors(tmp_path / "w.safetensors", build_model(config.model))
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=r"lc\.exit\.bias"):
-        load_weights(tmp_path / "x.safetensors", build_model(config.model))
+        load_tensors(tmp_path / "x.safetensors", build_model(config.model))
 
 
 def test_missing_and_damaged_weights_are_refused(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no weights at"):
-        load_weights(tmp_path / "w.safetensors", build_model(config.model))
+        load_tensors(tmp_path / "w.safetensors", build_model(config.model))
     (tmp_path / "w.safetensors").write_bytes(b"rubbish")
     with pytest.raises(InputError, match="safetensors file"):
-        load_weights(tmp_path / "w.safetensors", build_model(config.model))
+        load_tensors(tmp_path / "w.safetensors", build_model(config.model))
 
 
 def test_a_folder_without_a_run_or_without_weights_is_refused(config: TrainConfig, tmp_path: Path) -> None:

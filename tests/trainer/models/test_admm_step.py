@@ -16,7 +16,7 @@ from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from engine.solvers.deq.equilibrium import Equilibrium
 from engine.solvers.least_squares import LeastSquares
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement, as_measurement, normalise_intensity
+from trainer.data.noise import MeasuredBatch, as_measurement, normalise_intensity
 from trainer.loop.validation import least_squares, reconstruct
 from trainer.models.admm_step import AdmmStep
 from trainer.networks.consistency import project_ball
@@ -189,7 +189,7 @@ def test_whole_reconstruction_is_the_engine_s(well_posed, model) -> None:
 
 
 def test_measurement_take_keeps_pairs_together() -> None:
-    measurement = Measurement(torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 2.0, 3.0]))
+    measurement = MeasuredBatch(torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 2.0, 3.0]))
     taken = measurement.take(torch.tensor([2, 0]))
     assert taken.rows.tolist() == [[4.0, 5.0], [0.0, 1.0]]
     assert taken.epsilon.tolist() == [3.0, 1.0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.fixed_point.solve import FixedPointConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement, as_measurement
+from trainer.data.noise import MeasuredBatch, as_measurement
 from trainer.models.admm_step import AdmmStep
 from trainer.models.anderson import BatchSolution, solve_batch
 from trainer.models.equilibrium import EquilibriumModel
@@ -135,7 +135,7 @@ def operators(well_posed) -> TorchOperators:
 
 
 @pytest.fixture(scope="module")
-def measurement(well_posed, operators) -> Measurement:
+def measurement(well_posed, operators) -> MeasuredBatch:
     rng = np.random.default_rng(2)
     clean = rng.uniform(0, 1, (3, 20)) @ well_posed.data_matrix.T.astype(np.float64)
     return as_measurement(operators, torch.tensor(clean + 0.3 * rng.standard_normal(clean.shape)))

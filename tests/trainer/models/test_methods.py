@@ -14,7 +14,7 @@ from engine.fixed_point.solve import FixedPointConfig
 from engine.solvers.deq.admm_step import AdmmStep as EngineStep
 from trainer.config import FitConfig, StageConfig, TrainConfig, UnrolledConfig
 from trainer.data.linear_operators import TorchOperators
-from trainer.data.noise import Measurement, as_measurement
+from trainer.data.noise import MeasuredBatch, as_measurement
 from trainer.evaluate import evaluate
 from trainer.fit import fit
 from trainer.loop.checkpoint import build_model, load_model, load_networks, load_state
@@ -45,7 +45,7 @@ def operators(scan) -> TorchOperators:
 
 
 @pytest.fixture(scope="module")
-def measurement(scan, images, operators) -> Measurement:
+def measurement(scan, images, operators) -> MeasuredBatch:
     """Three noisy samples in double precision."""
     rng = np.random.default_rng(7)
     clean = images[:3].reshape(3, -1) @ scan.data_matrix.T.astype(np.float64)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.errors import InputError
 from trainer.config import LcConfig, ModelConfig, RdnConfig
-from trainer.loop.checkpoint import RunState, build_model, load_model_state, load_weights, save_weights
+from trainer.loop.checkpoint import RunState, build_model, load_model_state, load_tensors, save_tensors
 from trainer.networks.architecture import architecture, differences
 
 SIZES = ModelConfig(rdn=RdnConfig(7, 5, 3, 2), lc=LcConfig(6, 2, 5))
@@ -51,10 +51,10 @@ def test_weights_of_another_architecture_are_refused_with_what_differs(
     other: ModelConfig, told: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(path, build_model(other))
+    save_tensors(path, build_model(other))
     model = build_model(SIZES)
     with pytest.raises(InputError) as caught:
-        load_weights(path, model)
+        load_tensors(path, model)
     message = str(caught.value)
     assert told in message
     assert message.endswith("check the [model] table and the method")
@@ -69,6 +69,6 @@ def test_weights_of_another_architecture_are_refused_with_what_differs(
 
 def test_weights_of_a_method_without_lc_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(path, build_model(SIZES, "deq-ball"))
+    save_tensors(path, build_model(SIZES, "deq-ball"))
     with pytest.raises(InputError, match="no network lc"):
-        load_weights(path, build_model(SIZES))
+        load_tensors(path, build_model(SIZES))
