@@ -37,7 +37,7 @@ WARM_UP = 2
 LIMITS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
         "least-squares": (),
-        "tikhonov": (1, 2, 3, 5, 10, 20, 50),
+        "tikhonov": (),
         "art": (1, 2, 3, 5, 10, 20),
         "admm-l1": (5, 10, 20, 50, 100, 200),
         "admm-tv": (5, 10, 20, 50, 100, 200),
