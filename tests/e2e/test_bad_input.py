@@ -186,8 +186,8 @@ def change_manifest(folder: Path, **values: object) -> None:
     ("values", "words"),
     [
         (
-            {"schema": 1},
-            "schema 1; this version reads kind 'deq-mpi-bundle', schema 3; export the model again",
+            {"schema": 7},
+            "schema 7; this version reads kind 'deq-mpi-bundle', schema 3; export the model again",
         ),
         ({"kind": "other"}, "kind is 'other', schema 3; this version reads kind 'deq-mpi-bundle'"),
         ({"colour": "red"}, "unknown key 'colour'; expected name, description, method"),

@@ -214,7 +214,8 @@ def step_like(bundle):
     ).SerializeToString()
     (bundle.path / "step.onnx").write_bytes(content)
     step = Network("step.onnx", hashlib.sha256(content).hexdigest(), inputs, outputs)
-    return replace(bundle, manifest=replace(bundle.manifest, networks={"step": step}))
+    manifest = replace(bundle.manifest, networks={"step": step})
+    return replace(bundle, manifest=manifest, networks={"step": content})
 
 
 @needs_builder
