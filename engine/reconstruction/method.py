@@ -200,11 +200,9 @@ def weights_of(name: str, method: Method, settings: MethodSettings) -> MethodWei
         none of them.
     """
     names = () if method.weights is None else method.weights.names
-    if set(settings.weights) == set(names):
-        tuned = load_weights(settings.weights_file).get(name)
-        base = MethodWeights(
-            dict.fromkeys(names, SnrCurve.constant(1.0)), 1 if tuned is None else tuned.iterations
-        )
+    has_iterations = settings.max_iterations is not None or not method.iterates
+    if set(settings.weights) == set(names) and has_iterations:  # a file has nothing to add
+        base = MethodWeights(dict.fromkeys(names, SnrCurve.constant(1.0)), 1)
     else:
         base = _tuned_weights(name, names, settings)
     try:
